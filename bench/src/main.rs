@@ -1,0 +1,3 @@
+//! `firn-bench`: load generator and latency reports.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! Postgres' own formats: WAL, pages, control file.
+
+pub mod wal;

@@ -1,0 +1,1 @@
+//! Bytes to messages and back: the walproposer protocol and the parts of Postgres' protocol around it.

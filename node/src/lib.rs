@@ -1,0 +1,5 @@
+//! The node: what runs on each core, and the relay that proposes a stock Postgres' WAL.
+//!
+//! Read first: [`runtime`] (the only way to disks, sockets, time and chance), then `shard`.
+
+pub mod runtime;

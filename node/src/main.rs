@@ -1,0 +1,3 @@
+//! `firn-node`: the storage node and the relay.
+
+fn main() {}

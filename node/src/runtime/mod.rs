@@ -1,0 +1,1 @@
+//! The only way to disks, sockets, time and chance.

@@ -1,0 +1,1 @@
+//! What Firn's end-to-end tests share: real Postgres servers, node processes, recordings.

@@ -1,0 +1,3 @@
+//! `firn`: the command line for people and scripts.
+
+fn main() {}
