@@ -7,6 +7,7 @@
 //!
 //! It is not a Postgres parser for general use, not a Raft library, and it never learns about `firn-node`.
 
+pub mod api;
 pub mod consensus;
 pub mod journal;
 pub mod postgres;
