@@ -1,6 +1,7 @@
 //! What an acceptor makes durable: the changes that the journal carries and recovery replays.
 
 use crate::consensus::membership::Membership;
+use crate::consensus::postgres_history::PostgresHistory;
 use crate::consensus::term_history::TermHistory;
 use crate::types::{Lsn, PostgresVersion, SystemId, Term};
 
@@ -28,7 +29,8 @@ pub enum Change<'a> {
         term: Term,
         /// The proposer's whole history; may reach past the local log.
         history: TermHistory,
-        /// Where streaming starts; everything at and past it is cut off.
+        /// Where streaming starts; everything at and past it is cut off. It may lie past the last byte written: behind an
+        /// XLOG_SWITCH record the log goes on at the next segment's start, and the bytes between read as zeros.
         truncate_to: Lsn,
     },
     /// WAL bytes `[begin, end)`, written right behind the last ones.
@@ -62,6 +64,8 @@ pub enum Change<'a> {
         /// The cluster's number.
         system_id: SystemId,
     },
+    /// Which Postgres timeline wrote which part of the log, after a switch that the relay followed.
+    PostgresHistory(PostgresHistory),
 }
 
 /// How a timeline begins on a node.

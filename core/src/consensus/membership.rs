@@ -1,8 +1,14 @@
-//! Which nodes are a timeline's acceptors.
+//! Which nodes are a timeline's acceptors, and how many of them make a quorum.
 
 use serde::{Deserialize, Serialize};
+use thiserror::Error;
 
-use crate::types::{Generation, NodeId};
+use crate::types::{Generation, Lsn, NodeId};
+
+/// Most members in one of a membership's lists: Neon's computes know no more acceptors.
+pub const MEMBERS_MAX: usize = 32;
+/// Longest host name, in bytes: the bound of DNS.
+pub const HOST_BYTES_MAX: usize = 255;
 
 /// One acceptor of a timeline.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,13 +29,115 @@ pub struct Membership {
     pub generation: Generation,
     /// Not empty when `generation` is not 0; ids are distinct.
     pub members: Vec<Member>,
-    /// The members to be, while a change is under way.
+    /// The members to be, while a change is under way. Never an empty list.
     pub new_members: Option<Vec<Member>>,
+}
+
+/// A membership that no one may adopt.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum MembershipError {
+    /// A generation other than 0 names its members.
+    #[error("membership of generation {generation} lists no members")]
+    NoMembers {
+        /// The generation.
+        generation: Generation,
+    },
+    /// More members than a list may hold.
+    #[error("membership lists {found} members, expected at most {MEMBERS_MAX}")]
+    TooManyMembers {
+        /// How many.
+        found: usize,
+    },
+    /// One node stands twice in a list.
+    #[error("membership lists node {id} twice")]
+    Duplicate {
+        /// The node.
+        id: NodeId,
+    },
+    /// Ids are never 0.
+    #[error("membership lists node id 0")]
+    ZeroId,
+    /// A host name that cannot be one.
+    #[error(
+        "membership lists a host name of {found} bytes or with a zero byte, expected at most {HOST_BYTES_MAX}"
+    )]
+    Host {
+        /// Its length in bytes.
+        found: usize,
+    },
+    /// `new_members` is there but empty.
+    #[error("joint membership of generation {generation} lists no new members")]
+    NoNewMembers {
+        /// The generation.
+        generation: Generation,
+    },
 }
 
 impl Membership {
     /// Whether the node is a member now or will be one.
     pub fn contains(&self, id: NodeId) -> bool {
-        self.members.iter().chain(self.new_members.iter().flatten()).any(|member| member.id == id)
+        self.all().any(|member| member.id == id)
+    }
+
+    /// Every member, then every new member: a node in both lists comes twice.
+    pub fn all(&self) -> impl Iterator<Item = &Member> {
+        self.members.iter().chain(self.new_members.iter().flatten())
+    }
+
+    /// Checks what the fields promise.
+    pub fn validate(&self) -> Result<(), MembershipError> {
+        if self.generation != Generation(0) && self.members.is_empty() {
+            return Err(MembershipError::NoMembers { generation: self.generation });
+        }
+        if self.new_members.as_ref().is_some_and(Vec::is_empty) {
+            return Err(MembershipError::NoNewMembers { generation: self.generation });
+        }
+        validate_list(&self.members)?;
+        validate_list(self.new_members.as_deref().unwrap_or(&[]))
+    }
+
+    /// Whether the nodes for which `holds` says yes are a quorum: a majority of each list.
+    pub fn is_quorum(&self, holds: impl Fn(NodeId) -> bool) -> bool {
+        let majority = |list: &[Member]| {
+            list.iter().filter(|member| holds(member.id)).count() >= majority_of(list.len())
+        };
+        majority(&self.members) && self.new_members.as_deref().is_none_or(majority)
+    }
+
+    /// The highest position that a quorum has reached, given each node's own; invalid when there is none.
+    pub fn quorum_lsn(&self, reached: impl Fn(NodeId) -> Lsn) -> Lsn {
+        let of_list = |list: &[Member]| {
+            let mut lsns: Vec<Lsn> = list.iter().map(|member| reached(member.id)).collect();
+            lsns.sort_unstable_by(|a, b| b.cmp(a));
+            lsns.get(majority_of(list.len()) - 1).copied().unwrap_or(Lsn::INVALID)
+        };
+        let old = of_list(&self.members);
+        self.new_members.as_deref().map_or(old, |new| old.min(of_list(new)))
     }
 }
+
+/// How many of `count` members are a majority.
+pub fn majority_of(count: usize) -> usize {
+    count / 2 + 1
+}
+
+fn validate_list(list: &[Member]) -> Result<(), MembershipError> {
+    if list.len() > MEMBERS_MAX {
+        return Err(MembershipError::TooManyMembers { found: list.len() });
+    }
+    for (index, member) in list.iter().enumerate() {
+        if member.id == NodeId(0) {
+            return Err(MembershipError::ZeroId);
+        }
+        if list[..index].iter().any(|other| other.id == member.id) {
+            return Err(MembershipError::Duplicate { id: member.id });
+        }
+        if member.host.len() > HOST_BYTES_MAX || member.host.contains('\0') {
+            return Err(MembershipError::Host { found: member.host.len() });
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -7,5 +7,6 @@
 
 pub mod change;
 pub mod membership;
+pub mod postgres_history;
 pub mod state;
 pub mod term_history;

@@ -2,6 +2,7 @@
 
 use crate::consensus::change::{Change, Create};
 use crate::consensus::membership::Membership;
+use crate::consensus::postgres_history::PostgresHistory;
 use crate::consensus::term_history::{TermHistory, TermStart};
 use crate::types::{Lsn, PostgresVersion, SystemId, Term};
 
@@ -34,6 +35,8 @@ pub struct TimelineState {
     pub commit_lsn: Lsn,
     /// Every member has WAL up to here; never decreases.
     pub peer_horizon_lsn: Lsn,
+    /// Which Postgres timeline wrote which part of the log: names of WAL segments follow from it.
+    pub postgres_history: PostgresHistory,
 }
 
 impl TimelineState {
@@ -58,6 +61,7 @@ impl TimelineState {
             record_end_lsn: start,
             commit_lsn: create.commit_lsn,
             peer_horizon_lsn: start,
+            postgres_history: PostgresHistory::default(),
         }
     }
 
@@ -107,6 +111,7 @@ impl TimelineState {
                 self.postgres_version = *postgres_version;
                 self.system_id = *system_id;
             }
+            Change::PostgresHistory(history) => self.postgres_history = history.clone(),
         }
     }
 
