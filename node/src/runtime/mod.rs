@@ -1,1 +1,48 @@
-//! The only way to disks, sockets, time and chance.
+//! The only way to disks, sockets, time and chance: one façade, implementations chosen at start.
+//!
+//! `uring` (default) is a thin single-threaded executor on io_uring; `sim` runs whole clusters in one thread on virtual
+//! time from one seed. (`glommio` gets its place beside them.) A [`Runtime`] belongs to one shard: it, its files,
+//! streams and tasks never leave the shard's thread; [`mailbox()`], [`oneshot()`], wakers and [`RawStream`] do.
+//!
+//! Invariant: a buffer belongs to its operation until the completion arrives. Dropping a future never frees what the
+//! kernel may still write to.
+//!
+//! Budget of the hot paths in `uring`: one `io_uring_enter` per turn of the loop, however many operations it submits and
+//! reaps, none when nothing was submitted or completed; a durable append on an idle shard is 1 enter; read, write,
+//! receive and send allocate nothing (their state is a slab entry) and copy nothing.
+//!
+//! Read first: `shared.rs` ([`Runtime`]), `operation.rs`, `executor.rs`; then `uring/` or `sim/`.
+
+mod buffer;
+mod clock;
+mod directory;
+mod executor;
+mod file;
+mod mailbox;
+mod network;
+mod operation;
+mod options;
+mod reactor;
+mod shared;
+pub mod sync;
+mod threads;
+mod time;
+mod timers;
+mod uring;
+
+pub use buffer::{ALIGNMENT_BYTES, Buffer};
+pub use directory::{DirectoryEntry, FileLock};
+pub use executor::{BACKGROUND_SHARES, LATENCY_SHARES, Task, TaskClass};
+pub use file::{File, OpenOptions};
+pub use mailbox::{
+    Disconnected, Mailbox, MailboxSender, OneshotReceiver, OneshotSender, TrySendError, mailbox,
+    oneshot,
+};
+pub use network::{Listener, RawStream, Stream};
+pub use options::RuntimeOptions;
+pub use shared::Runtime;
+pub use time::MonotonicTime;
+pub use uring::{ShardPanicked, Shards, block_on, start_shards};
+
+#[cfg(test)]
+mod tests;

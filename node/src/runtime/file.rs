@@ -1,0 +1,246 @@
+//! Files: direct I/O on owned aligned buffers.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use super::Runtime;
+use super::buffer::{ALIGNMENT_BYTES, Buffer};
+use super::operation::{Handle, Operation};
+
+/// How to open a file. Without [`OpenOptions::buffered`] it is for direct I/O.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct OpenOptions {
+    read: bool,
+    write: bool,
+    create: bool,
+    create_new: bool,
+    truncate: bool,
+    buffered: bool,
+}
+
+impl OpenOptions {
+    /// For reading an existing file.
+    pub fn read() -> Self {
+        Self { read: true, ..Self::default() }
+    }
+
+    /// For reading and writing an existing file.
+    pub fn read_write() -> Self {
+        Self { read: true, write: true, ..Self::default() }
+    }
+
+    /// Makes the file if there is none. Its directory entry survives a crash after `sync_dir` only.
+    pub fn create(self) -> Self {
+        Self { create: true, ..self }
+    }
+
+    /// Makes the file, or fails with `AlreadyExists`.
+    pub fn create_new(self) -> Self {
+        Self { create_new: true, ..self }
+    }
+
+    /// Empties an existing file.
+    pub fn truncate(self) -> Self {
+        Self { truncate: true, ..self }
+    }
+
+    /// Through the kernel's page cache: any offset and length goes, for small and rarely read files.
+    pub fn buffered(self) -> Self {
+        Self { buffered: true, ..self }
+    }
+
+    pub(super) fn open_flags(&self) -> i32 {
+        let mut flags = libc::O_CLOEXEC;
+        flags |= match (self.read, self.write) {
+            (true, true) => libc::O_RDWR,
+            (false, true) => libc::O_WRONLY,
+            (_, false) => libc::O_RDONLY,
+        };
+        for (wanted, flag) in [
+            (self.create || self.create_new, libc::O_CREAT),
+            (self.create_new, libc::O_EXCL),
+            (self.truncate, libc::O_TRUNC),
+            (!self.buffered, libc::O_DIRECT),
+        ] {
+            if wanted {
+                flags |= flag;
+            }
+        }
+        flags
+    }
+}
+
+/// An open file of one shard. Clones are the same open file, which closes when the last clone and the last operation
+/// on it are gone.
+#[derive(Debug, Clone)]
+pub struct File {
+    runtime: Runtime,
+    handle: Rc<Handle>,
+    path: Rc<Path>,
+    buffered: bool,
+}
+
+impl Runtime {
+    /// Opens a file.
+    ///
+    /// # Errors
+    /// Those of open(2); the error names the path.
+    pub async fn open(&self, path: impl AsRef<Path>, options: OpenOptions) -> io::Result<File> {
+        let path: PathBuf = path.as_ref().into();
+        let opening = self.perform(Operation::Open { path: path.clone(), options });
+        let handle = opening.await.into_opened().map_err(|error| at_path("open", &path, error))?;
+        Ok(File { runtime: self.clone(), handle, path: path.into(), buffered: options.buffered })
+    }
+}
+
+impl File {
+    /// The path that it was opened by.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Reads `buffer.len()` bytes at an offset; fewer only at the end of the file. The count comes back with the buffer,
+    /// whose length does not change.
+    ///
+    /// # Errors
+    /// Those of read(2).
+    ///
+    /// # Panics
+    /// If offset or length are not multiples of [`ALIGNMENT_BYTES`] on a direct file.
+    pub async fn read_at(&self, buffer: Buffer, offset_bytes: u64) -> (io::Result<usize>, Buffer) {
+        self.assert_aligned(buffer.len(), offset_bytes);
+        let file = self.handle.clone();
+        let completion = self.runtime.perform(Operation::Read { file, buffer, offset_bytes }).await;
+        let Operation::Read { buffer, .. } = completion.operation else {
+            unreachable!("a completion returns its own operation")
+        };
+        (completion.result.map_err(|error| self.error("read", offset_bytes, error)), buffer)
+    }
+
+    /// Writes the whole buffer at an offset. Not durable before [`Self::fdatasync`].
+    ///
+    /// # Errors
+    /// Those of write(2); any part of the range may have been written then.
+    ///
+    /// # Panics
+    /// As [`Self::read_at`].
+    pub async fn write_at(&self, buffer: Buffer, offset_bytes: u64) -> (io::Result<()>, Buffer) {
+        self.write(buffer, offset_bytes, false).await
+    }
+
+    /// Writes the whole buffer at an offset and completes when it is durable (RWF_DSYNC: the bytes and the metadata
+    /// needed to read them). Says nothing about other writes, completed or not.
+    ///
+    /// # Errors
+    /// As [`Self::write_at`]. After an error the range is in doubt until it was read back after a restart: a failed
+    /// durable write is never retried.
+    ///
+    /// # Panics
+    /// As [`Self::read_at`].
+    pub async fn write_durable_at(
+        &self,
+        buffer: Buffer,
+        offset_bytes: u64,
+    ) -> (io::Result<()>, Buffer) {
+        self.write(buffer, offset_bytes, true).await
+    }
+
+    async fn write(
+        &self,
+        mut buffer: Buffer,
+        offset_bytes: u64,
+        durable: bool,
+    ) -> (io::Result<()>, Buffer) {
+        self.assert_aligned(buffer.len(), offset_bytes);
+        let mut done_bytes = 0;
+        while done_bytes < buffer.len() {
+            let file = self.handle.clone();
+            let offset_bytes = offset_bytes + done_bytes as u64;
+            let operation = Operation::Write { file, buffer, done_bytes, offset_bytes, durable };
+            let completion = self.runtime.perform(operation).await;
+            let Operation::Write { buffer: returned, .. } = completion.operation else {
+                unreachable!("a completion returns its own operation")
+            };
+            buffer = returned;
+            match completion.result {
+                Ok(0) => {
+                    let error = io::ErrorKind::WriteZero.into();
+                    return (Err(self.error("write", offset_bytes, error)), buffer);
+                }
+                Ok(count) => done_bytes += count,
+                Err(error) => return (Err(self.error("write", offset_bytes, error)), buffer),
+            }
+        }
+        (Ok(()), buffer)
+    }
+
+    /// Makes completed writes durable, with the metadata needed to read them.
+    ///
+    /// # Errors
+    /// Those of fdatasync(2). After one, everything written since the last success is in doubt: never retry.
+    pub async fn fdatasync(&self) -> io::Result<()> {
+        let file = self.handle.clone();
+        let completion = self.runtime.perform(Operation::Flush { file, data_only: true }).await;
+        completion.result.map(drop).map_err(|error| at_path("fdatasync", &self.path, error))
+    }
+
+    /// Reserves space for a range, which reads as zeroes; the file grows to hold it.
+    ///
+    /// # Errors
+    /// Those of fallocate(2).
+    pub async fn fallocate(&self, offset_bytes: u64, len_bytes: u64) -> io::Result<()> {
+        let file = self.handle.clone();
+        let operation = Operation::Fallocate { file, offset_bytes, len_bytes };
+        let completion = self.runtime.perform(operation).await;
+        completion.result.map(drop).map_err(|error| at_path("fallocate", &self.path, error))
+    }
+
+    /// The file's length in bytes.
+    ///
+    /// # Errors
+    /// Those of fstat(2).
+    pub async fn len(&self) -> io::Result<u64> {
+        let Handle::Descriptor(descriptor) = &*self.handle;
+        let stat = rustix::fs::fstat(descriptor).map_err(io::Error::from);
+        stat.map(|stat| stat.st_size as u64).map_err(|error| at_path("fstat", &self.path, error))
+    }
+
+    /// Whether the file holds no byte.
+    ///
+    /// # Errors
+    /// As [`Self::len`].
+    pub async fn is_empty(&self) -> io::Result<bool> {
+        Ok(self.len().await? == 0)
+    }
+
+    /// Cuts the file, or extends it with a hole that reads as zeroes.
+    ///
+    /// # Errors
+    /// Those of ftruncate(2).
+    pub async fn set_len(&self, len_bytes: u64) -> io::Result<()> {
+        let Handle::Descriptor(descriptor) = &*self.handle;
+        let result = rustix::fs::ftruncate(descriptor, len_bytes).map_err(io::Error::from);
+        result.map_err(|error| at_path("ftruncate", &self.path, error))
+    }
+
+    fn assert_aligned(&self, len_bytes: usize, offset_bytes: u64) {
+        let aligned = len_bytes.is_multiple_of(ALIGNMENT_BYTES)
+            && offset_bytes.is_multiple_of(ALIGNMENT_BYTES as u64);
+        assert!(
+            aligned || self.buffered,
+            "direct I/O of {len_bytes} bytes at {offset_bytes} of {} is not aligned",
+            self.path.display()
+        );
+    }
+
+    fn error(&self, what: &'static str, offset_bytes: u64, error: io::Error) -> io::Error {
+        let path = self.path.display();
+        io::Error::new(error.kind(), format!("{what} {path} at {offset_bytes}: {error}"))
+    }
+}
+
+/// An I/O error that says what was done to which path.
+pub(super) fn at_path(what: &'static str, path: &Path, error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{what} {}: {error}", path.display()))
+}

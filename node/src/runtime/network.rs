@@ -1,0 +1,347 @@
+//! TCP: listeners and streams of one shard, with TCP_NODELAY always.
+
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::io;
+use std::net::{Shutdown, SocketAddr, ToSocketAddrs};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
+
+use super::Runtime;
+use super::mailbox::oneshot;
+use super::operation::{Completion, Handle, Operation, Pending};
+
+/// Connections that wait to be accepted; the kernel caps it at net.core.somaxconn.
+const LISTEN_BACKLOG: i32 = 1024;
+
+/// A listening socket of one shard. Dropping it closes the port.
+#[derive(Debug)]
+pub struct Listener {
+    runtime: Runtime,
+    handle: Rc<Handle>,
+    local_addr: SocketAddr,
+    unfinished: Unfinished,
+}
+
+/// A connected TCP stream of one shard. Clones are the same stream; it closes when the last is dropped.
+///
+/// At most one `recv` and one `send_all` at a time, from any clones.
+#[derive(Debug, Clone)]
+pub struct Stream(Rc<StreamState>);
+
+#[derive(Debug)]
+struct StreamState {
+    runtime: Runtime,
+    handle: Rc<Handle>,
+    peer_addr: SocketAddr,
+    /// The receive whose future was dropped: its bytes belong to the next `recv`.
+    unfinished: Unfinished,
+    /// Bytes received that found no room in the caller's buffer.
+    received: RefCell<Vec<u8>>,
+    receiving: Cell<bool>,
+    /// The socket went to another shard: it does not end with this.
+    moved: Cell<bool>,
+}
+
+/// A stream between shards: see [`Stream::into_raw`].
+#[derive(Debug)]
+pub struct RawStream {
+    handle: Handle,
+    peer_addr: SocketAddr,
+    received: Vec<u8>,
+}
+
+impl Runtime {
+    /// Listens on `host:port`; port 0 takes a free one, see [`Listener::local_addr`].
+    ///
+    /// # Errors
+    /// If the address is not one, is in use or not this machine's; the error names it.
+    pub async fn listen(&self, address: &str) -> io::Result<Listener> {
+        let named = |error: io::Error| at_address("listen on", address, error);
+        let resolved = self.resolve(address).await.map_err(named)?;
+        let (handle, local_addr) = listening_socket(resolved).map_err(named)?;
+        let handle = Rc::new(Handle::Descriptor(handle));
+        let unfinished = Unfinished::default();
+        Ok(Listener { runtime: self.clone(), handle, local_addr, unfinished })
+    }
+
+    /// Connects to `host:port`.
+    ///
+    /// # Errors
+    /// If the name is unknown or the peer cannot be reached; the error names the address.
+    pub async fn connect(&self, address: &str) -> io::Result<Stream> {
+        let named = |error: io::Error| at_address("connect to", address, error);
+        let resolved = self.resolve(address).await.map_err(named)?;
+        let completion = self.perform(Operation::Connect { address: resolved }).await;
+        let handle = completion.into_opened().map_err(named)?;
+        Ok(Stream::new(self, handle, resolved, Vec::new()))
+    }
+
+    /// Addresses are used as they are; names are asked for on a thread of their own, as the resolver blocks.
+    async fn resolve(&self, address: &str) -> io::Result<SocketAddr> {
+        if let Ok(address) = address.parse() {
+            return Ok(address);
+        }
+        let (sender, receiver) = oneshot();
+        let owned = address.to_string();
+        super::threads::spawn("resolve", move || {
+            let first = owned.to_socket_addrs().map(|mut addresses| addresses.next());
+            // The task that asked may be gone.
+            let _ = sender.send(first);
+        })?;
+        let answer = receiver.await.map_err(io::Error::other)??;
+        answer.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the name has no address"))
+    }
+}
+
+impl Listener {
+    /// Where it listens.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+
+    /// The next connection. Dropping the future loses none: the next call gets it.
+    ///
+    /// # Errors
+    /// Those of accept(2); most concern one connection only, so callers go on after a pause.
+    pub async fn accept(&self) -> io::Result<Stream> {
+        let listener = self.handle.clone();
+        let completion = self
+            .unfinished
+            .resume_or(|| self.runtime.perform(Operation::Accept { listener }))
+            .await;
+        let handle = completion.into_opened()?;
+        let peer_addr = accepted(&handle)?;
+        Ok(Stream::new(&self.runtime, handle, peer_addr, Vec::new()))
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        end_operations(&self.handle);
+    }
+}
+
+impl Stream {
+    fn new(
+        runtime: &Runtime,
+        handle: Rc<Handle>,
+        peer_addr: SocketAddr,
+        received: Vec<u8>,
+    ) -> Stream {
+        Stream(Rc::new(StreamState {
+            runtime: runtime.clone(),
+            handle,
+            peer_addr,
+            unfinished: Unfinished::default(),
+            received: RefCell::new(received),
+            receiving: Cell::new(false),
+            moved: Cell::new(false),
+        }))
+    }
+
+    /// The other end's address.
+    pub fn peer_addr(&self) -> SocketAddr {
+        self.0.peer_addr
+    }
+
+    /// Receives at least one byte into the buffer's spare capacity, after what it holds; 0 means that the peer sends no
+    /// more. Dropping the future loses no byte: the next call gets them (the buffer given is lost).
+    ///
+    /// # Errors
+    /// Those of recv(2).
+    ///
+    /// # Panics
+    /// If the buffer has no spare capacity, or another `recv` on this stream is not finished.
+    pub async fn recv(&self, mut buffer: Vec<u8>) -> (io::Result<usize>, Vec<u8>) {
+        assert!(buffer.capacity() > buffer.len(), "a receive needs room");
+        assert!(!self.0.receiving.replace(true), "one receive at a time");
+        let _receiving = Receiving(&self.0.receiving);
+        if self.0.received.borrow().is_empty() {
+            let resumed = self.0.unfinished.resume();
+            let Some(pending) = resumed else {
+                let stream = self.0.handle.clone();
+                let operation = Operation::Receive { stream, buffer };
+                let pending = self.0.runtime.perform(operation);
+                return received(self.0.unfinished.wait(pending).await);
+            };
+            let (result, bytes) = received(self.0.unfinished.wait(pending).await);
+            // Only the end of an earlier receive: what its buffer held before is gone with its caller.
+            let count = match result {
+                Ok(0) | Err(_) => return (result, buffer),
+                Ok(count) => count,
+            };
+            let tail = &bytes[bytes.len() - count..];
+            self.0.received.borrow_mut().extend_from_slice(tail);
+        }
+        let mut waiting = self.0.received.borrow_mut();
+        let count = waiting.len().min(buffer.capacity() - buffer.len());
+        buffer.extend(waiting.drain(..count));
+        (Ok(count), buffer)
+    }
+
+    /// Sends the whole buffer. After an error, or when the future is dropped, any part of it may have been sent: the
+    /// stream is good for dropping only.
+    ///
+    /// # Errors
+    /// Those of send(2).
+    pub async fn send_all(&self, mut buffer: Vec<u8>) -> (io::Result<()>, Vec<u8>) {
+        let mut done_bytes = 0;
+        while done_bytes < buffer.len() {
+            let stream = self.0.handle.clone();
+            let operation = Operation::Send { stream, buffer, done_bytes };
+            let completion = self.0.runtime.perform(operation).await;
+            let Operation::Send { buffer: returned, .. } = completion.operation else {
+                unreachable!("a completion returns its own operation")
+            };
+            buffer = returned;
+            match completion.result {
+                Ok(0) => return (Err(io::ErrorKind::WriteZero.into()), buffer),
+                Ok(count) => done_bytes += count,
+                Err(error) => return (Err(error), buffer),
+            }
+        }
+        (Ok(()), buffer)
+    }
+
+    /// Ends one or both directions; a waiting `recv` of a direction that ends gets 0.
+    ///
+    /// # Errors
+    /// Those of shutdown(2).
+    pub async fn shutdown(&self, how: Shutdown) -> io::Result<()> {
+        let stream = self.0.handle.clone();
+        self.0.runtime.perform(Operation::Shutdown { stream, how }).await.result.map(drop)
+    }
+
+    /// Takes the stream off its shard, to be sent to another one. Bytes received but not fetched travel along.
+    ///
+    /// # Errors
+    /// `ResourceBusy` if another clone lives or a receive or send is not finished.
+    pub fn into_raw(self) -> io::Result<RawStream> {
+        let busy = |what| io::Error::new(io::ErrorKind::ResourceBusy, what);
+        if self.0.unfinished.is_some() {
+            return Err(busy("a receive on the stream is not finished"));
+        }
+        let Ok(state) = Rc::try_unwrap(self.0) else {
+            return Err(busy("the stream has another clone"));
+        };
+        let (peer_addr, received) = (state.peer_addr, state.received.take());
+        let handle = state.handle.clone();
+        state.moved.set(true);
+        drop(state);
+        let handle = Rc::try_unwrap(handle)
+            .map_err(|_| busy("an operation on the stream is not finished"))?;
+        Ok(RawStream { handle, peer_addr, received })
+    }
+
+    /// Puts a stream on this shard.
+    pub fn from_raw(runtime: &Runtime, raw: RawStream) -> Stream {
+        Stream::new(runtime, Rc::new(raw.handle), raw.peer_addr, raw.received)
+    }
+}
+
+impl Drop for StreamState {
+    fn drop(&mut self) {
+        drop(self.unfinished.resume());
+        if !self.moved.get() {
+            end_operations(&self.handle);
+        }
+    }
+}
+
+struct Receiving<'a>(&'a Cell<bool>);
+
+impl Drop for Receiving<'_> {
+    fn drop(&mut self) {
+        self.0.set(false);
+    }
+}
+
+/// Where an operation waits whose future was dropped before it completed, for the next caller to go on with.
+#[derive(Debug, Default)]
+struct Unfinished(RefCell<Option<Pending>>);
+
+impl Unfinished {
+    fn is_some(&self) -> bool {
+        self.0.borrow().is_some()
+    }
+
+    fn resume(&self) -> Option<Pending> {
+        self.0.borrow_mut().take()
+    }
+
+    fn resume_or(&self, submit: impl FnOnce() -> Pending) -> Resumable<'_> {
+        let pending = self.resume().unwrap_or_else(submit);
+        self.wait(pending)
+    }
+
+    fn wait(&self, pending: Pending) -> Resumable<'_> {
+        Resumable { unfinished: self, pending: Some(pending) }
+    }
+}
+
+struct Resumable<'a> {
+    unfinished: &'a Unfinished,
+    pending: Option<Pending>,
+}
+
+impl Future for Resumable<'_> {
+    type Output = Completion;
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Completion> {
+        let pending = self.pending.as_mut().expect("a future is not polled after it was ready");
+        let completion = Pin::new(pending).poll(context);
+        if completion.is_ready() {
+            self.pending = None;
+        }
+        completion
+    }
+}
+
+impl Drop for Resumable<'_> {
+    fn drop(&mut self) {
+        if let Some(pending) = self.pending.take() {
+            *self.unfinished.0.borrow_mut() = Some(pending);
+        }
+    }
+}
+
+fn received(completion: Completion) -> (io::Result<usize>, Vec<u8>) {
+    let Operation::Receive { buffer, .. } = completion.operation else {
+        unreachable!("a completion returns its own operation")
+    };
+    (completion.result, buffer)
+}
+
+/// Makes operations in flight on a socket complete, so that it closes: they hold it open.
+fn end_operations(handle: &Rc<Handle>) {
+    if Rc::strong_count(handle) > 1 {
+        let Handle::Descriptor(descriptor) = &**handle;
+        // An error means that there is no connection any more, which ends them too.
+        let _ = rustix::net::shutdown(descriptor, rustix::net::Shutdown::Both);
+    }
+}
+
+fn listening_socket(address: SocketAddr) -> io::Result<(std::os::fd::OwnedFd, SocketAddr)> {
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let socket = rustix::net::socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    sockopt::set_socket_reuseaddr(&socket, true)?;
+    rustix::net::bind(&socket, &address)?;
+    rustix::net::listen(&socket, LISTEN_BACKLOG)?;
+    let local_addr = rustix::net::getsockname(&socket)?.try_into()?;
+    Ok((socket, local_addr))
+}
+
+/// Prepares an accepted socket and says who is at its other end.
+fn accepted(handle: &Handle) -> io::Result<SocketAddr> {
+    let Handle::Descriptor(descriptor) = handle;
+    sockopt::set_tcp_nodelay(descriptor, true)?;
+    let peer = rustix::net::getpeername(descriptor)?;
+    Ok(peer.ok_or(rustix::io::Errno::NOTCONN)?.try_into()?)
+}
+
+fn at_address(what: &'static str, address: &str, error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{what} {address}: {error}"))
+}

@@ -1,0 +1,46 @@
+//! The implementations behind the façade as one enum: what every one of them does.
+
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use super::operation::{Completion, Operation};
+use super::uring;
+
+/// How long the reactor may wait for a completion.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wait {
+    /// Not at all: tasks are ready.
+    No,
+    /// Until a completion or a wake, at most so long.
+    AtMost(Duration),
+    /// Until a completion or a wake.
+    Forever,
+}
+
+/// Carries out operations.
+#[derive(Debug)]
+pub(super) enum Reactor {
+    Uring(uring::Reactor),
+}
+
+impl Reactor {
+    /// Takes an operation; the index names it until it completes or is abandoned.
+    pub(super) fn submit(&self, operation: Operation) -> usize {
+        match self {
+            Reactor::Uring(reactor) => reactor.submit(operation),
+        }
+    }
+
+    pub(super) fn poll(&self, index: usize, context: &mut Context<'_>) -> Poll<Completion> {
+        match self {
+            Reactor::Uring(reactor) => reactor.poll(index, context),
+        }
+    }
+
+    /// Nobody awaits the operation any more; it keeps its resources until it completes.
+    pub(super) fn abandon(&self, index: usize) {
+        match self {
+            Reactor::Uring(reactor) => reactor.abandon(index),
+        }
+    }
+}

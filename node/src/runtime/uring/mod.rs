@@ -1,0 +1,11 @@
+//! The default implementation: one io_uring per shard, run by the shard's own thread.
+//!
+//! Read `reactor.rs` first (operations in flight, the one enter per loop), then `prepare.rs` (operation to ring entry,
+//! the only unsafe part), `shard.rs` (the loop).
+
+mod prepare;
+mod reactor;
+mod shard;
+
+pub(super) use reactor::Reactor;
+pub use shard::{ShardPanicked, Shards, block_on, start_shards};

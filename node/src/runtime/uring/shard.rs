@@ -1,0 +1,231 @@
+//! A shard's thread: tasks, timers and the ring, in turn, until the shard's main future ends.
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use thiserror::Error;
+
+use super::super::clock::monotonic;
+use super::super::executor::{BACKGROUND_SHARES, Executor, LATENCY_SHARES, TaskClass};
+use super::super::options::RuntimeOptions;
+use super::super::reactor::{self, Wait};
+use super::super::shared::{Runtime, Shard};
+use super::super::threads;
+use super::super::time::MonotonicTime;
+use super::super::timers::Timers;
+use super::reactor::Reactor;
+
+/// Latency tasks polled before the ring gets its turn: bounds how long a completion waits for tasks that always yield.
+const LATENCY_POLLS_PER_TURN: usize = 256;
+/// What background tasks may take per turn while no latency task is ready.
+const BACKGROUND_TURN: Duration = Duration::from_micros(500);
+
+/// Shards that run.
+#[derive(Debug)]
+#[must_use = "shards run until they are joined"]
+pub struct Shards<T>(Vec<JoinHandle<io::Result<T>>>);
+
+/// How a shard failed.
+#[derive(Debug, Error)]
+pub enum ShardPanicked {
+    /// Its code panicked: the message is on standard error.
+    #[error("shard {0} panicked")]
+    Panicked(usize),
+    /// Its ring failed.
+    #[error("shard {0}: {1}")]
+    Ring(usize, io::Error),
+}
+
+impl<T> Shards<T> {
+    /// Waits for the main futures of all shards; their results in the order of the shards.
+    ///
+    /// # Errors
+    /// The first shard that panicked or whose ring failed.
+    pub fn join(self) -> Result<Vec<T>, ShardPanicked> {
+        let ended: Vec<_> = self.0.into_iter().map(JoinHandle::join).collect();
+        let results = ended.into_iter().enumerate().map(|(index, result)| match result {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(error)) => Err(ShardPanicked::Ring(index, error)),
+            Err(_) => Err(ShardPanicked::Panicked(index)),
+        });
+        results.collect()
+    }
+}
+
+/// Starts `options.shards` threads; each runs `main` with its own [`Runtime`] until that future ends.
+///
+/// # Errors
+/// If a thread cannot be started or pinned.
+///
+/// # Panics
+/// If `options.shards` is 0.
+pub fn start_shards<M, F, T>(options: &RuntimeOptions, main: M) -> io::Result<Shards<T>>
+where
+    M: Fn(Runtime) -> F + Send + Sync + 'static,
+    F: Future<Output = T> + 'static,
+    T: Send + 'static,
+{
+    assert!(options.shards > 0, "there is at least one shard");
+    let main = Arc::new(main);
+    let mut shards = Vec::with_capacity(options.shards);
+    for index in 0..options.shards {
+        let (main, options) = (main.clone(), options.clone());
+        let body = move || run(index, &options, |runtime| main(runtime));
+        shards.push(threads::spawn(&format!("shard-{index}"), body)?);
+    }
+    Ok(Shards(shards))
+}
+
+/// Runs a single shard on the calling thread until `main` ends: for tools and tests.
+///
+/// # Errors
+/// If the ring cannot be set up.
+pub fn block_on<F>(main: impl FnOnce(Runtime) -> F) -> io::Result<F::Output>
+where
+    F: Future + 'static,
+    F::Output: 'static,
+{
+    run(0, &RuntimeOptions::default(), main)
+}
+
+fn run<F>(
+    index: usize,
+    options: &RuntimeOptions,
+    main: impl FnOnce(Runtime) -> F,
+) -> io::Result<F::Output>
+where
+    F: Future + 'static,
+    F::Output: 'static,
+{
+    if !options.cores.is_empty() {
+        pin(options.cores[index % options.cores.len()])?;
+    }
+    let reactor = Reactor::new()?;
+    let executor = Executor::new(Box::new(reactor.wake_event()));
+    let reactor = Rc::new(reactor::Reactor::Uring(reactor));
+    let timers = Timers::default();
+    let shard = Shard { executor, timers, reactor, index, count: options.shards };
+    let runtime = Runtime(Rc::new(shard));
+    let _closing = Closing(runtime.clone());
+
+    let result = Rc::new(RefCell::new(None));
+    let (future, slot) = (main(runtime.clone()), result.clone());
+    let main = async move {
+        let value = future.await;
+        *slot.borrow_mut() = Some(value);
+    };
+    let main = runtime.spawn(TaskClass::Latency, main);
+    let mut turns = Turns { runtime: &runtime, spin: options.spin, busy: monotonic() };
+    while !main.is_finished() {
+        turns.next()?;
+    }
+    let value = result.borrow_mut().take();
+    Ok(value.expect("the main future leaves its value when it ends"))
+}
+
+/// Ends a shard in order, also when its code panics: futures first, then what they left in the ring.
+struct Closing(Runtime);
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        let shard = &*self.0.0;
+        if std::thread::panicking() {
+            // Dropping futures may panic again, which would abort with less to read; the kernel cancels a dead ring's
+            // operations, so their memory must outlive this thread.
+            std::mem::forget(self.0.clone());
+            return;
+        }
+        shard.executor.close();
+        let reactor::Reactor::Uring(ring) = &*shard.reactor;
+        ring.drain();
+    }
+}
+
+struct Turns<'a> {
+    runtime: &'a Runtime,
+    spin: Duration,
+    /// When a task last ran.
+    busy: MonotonicTime,
+}
+
+impl Turns<'_> {
+    fn next(&mut self) -> io::Result<()> {
+        let shard = &*self.runtime.0;
+        let ran = self.run_tasks();
+        let reactor::Reactor::Uring(ring) = &*shard.reactor;
+        let mut now = monotonic();
+        if ran {
+            self.busy = now;
+        }
+        if shard.timers.next_deadline().is_some_and(|deadline| deadline <= now) {
+            shard.timers.fire(now);
+        }
+        let spinning = now - self.busy < self.spin;
+        if spinning || !shard.executor.park() {
+            ring.turn(Wait::No)?;
+            if spinning {
+                std::hint::spin_loop();
+            }
+        } else {
+            let wait = match shard.timers.next_deadline() {
+                None => Wait::Forever,
+                Some(deadline) => Wait::AtMost(deadline - now),
+            };
+            let waited = ring.turn(wait);
+            shard.executor.unparked();
+            waited?;
+            now = monotonic();
+            shard.timers.fire(now);
+        }
+        Ok(())
+    }
+
+    /// Runs ready tasks: the latency tasks that are ready now, then background tasks for their share of the time.
+    fn run_tasks(&self) -> bool {
+        let executor = &self.runtime.0.executor;
+        let (latency, background) = executor.ready();
+        if latency + background == 0 {
+            return false;
+        }
+        let started = monotonic();
+        for _ in 0..latency.min(LATENCY_POLLS_PER_TURN) {
+            let Some(task) = executor.take(TaskClass::Latency, 0) else { break };
+            task.run();
+        }
+        if background == 0 {
+            return true;
+        }
+        let background_started = monotonic();
+        let share = match latency {
+            0 => BACKGROUND_TURN,
+            _ => (background_started - started) * BACKGROUND_SHARES / LATENCY_SHARES,
+        };
+        for _ in 0..background {
+            let Some(task) = executor.take(TaskClass::Background, 0) else { break };
+            task.run();
+            if monotonic() - background_started >= share {
+                break;
+            }
+        }
+        true
+    }
+}
+
+fn pin(core: usize) -> io::Result<()> {
+    let mut cores = rustix::thread::CpuSet::new();
+    if core >= rustix::thread::CpuSet::MAX_CPU {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("there is no core {core}"),
+        ));
+    }
+    cores.set(core);
+    rustix::thread::sched_setaffinity(None, &cores)
+        .map_err(|error| io::Error::other(format!("cannot pin a shard to core {core}: {error}")))
+}
