@@ -10,6 +10,8 @@
 pub mod api;
 pub mod consensus;
 pub mod journal;
+pub mod marks;
+pub mod mutant;
 pub mod postgres;
 pub mod types;
 pub mod wire;

@@ -6,5 +6,10 @@
 //!
 //! Read first: [`wal`] (the WAL that a simulated primary writes).
 
+pub mod checks;
+pub mod consensus;
+pub mod ledger;
+pub mod primary;
 pub mod random;
+pub mod session;
 pub mod wal;

@@ -1,0 +1,2 @@
+//! Clusters of pure acceptors and proposers.
+pub mod network;
