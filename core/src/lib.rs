@@ -13,5 +13,6 @@ pub mod journal;
 pub mod marks;
 pub mod mutant;
 pub mod postgres;
+pub mod relay;
 pub mod types;
 pub mod wire;

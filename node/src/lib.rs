@@ -2,4 +2,5 @@
 //!
 //! Read first: [`runtime`] (the only way to disks, sockets, time and chance), then `shard`.
 
+pub mod relay;
 pub mod runtime;

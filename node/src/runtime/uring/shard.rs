@@ -123,7 +123,7 @@ where
     let main = runtime.spawn(TaskClass::Latency, main);
     let mut turns = Turns { runtime: &runtime, spin: options.spin, busy: monotonic() };
     while !main.is_finished() {
-        turns.next()?;
+        turns.next(&|| main.is_finished())?;
     }
     let value = result.borrow_mut().take();
     Ok(value.expect("the main future leaves its value when it ends"))
@@ -155,9 +155,13 @@ struct Turns<'a> {
 }
 
 impl Turns<'_> {
-    fn next(&mut self) -> io::Result<()> {
+    /// One turn; does not wait once `finished` says so, as nothing would end the wait.
+    fn next(&mut self, finished: &dyn Fn() -> bool) -> io::Result<()> {
         let shard = &*self.runtime.0;
         let ran = self.run_tasks();
+        if finished() {
+            return Ok(());
+        }
         let reactor::Reactor::Uring(ring) = &*shard.reactor;
         let mut now = monotonic();
         if ran {
