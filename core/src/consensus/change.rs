@@ -29,8 +29,7 @@ pub enum Change<'a> {
         term: Term,
         /// The proposer's whole history; may reach past the local log.
         history: TermHistory,
-        /// Where streaming starts; everything at and past it is cut off. It may lie past the last byte written: behind an
-        /// XLOG_SWITCH record the log goes on at the next segment's start, and the bytes between read as zeros.
+        /// Where streaming starts; everything at and past it is cut off. Never past the end of the log.
         truncate_to: Lsn,
     },
     /// WAL bytes `[begin, end)`, written right behind the last ones.
@@ -43,7 +42,7 @@ pub enum Change<'a> {
         end: Lsn,
         /// The acceptor's commit LSN after this append.
         commit_lsn: Lsn,
-        /// End of the last complete record at or below `end`.
+        /// End of the last complete record, at or below `end`.
         record_end: Lsn,
         /// The bytes; exactly `end - begin` of them.
         wal: &'a [u8],

@@ -28,8 +28,8 @@ pub struct TimelineState {
     pub local_start_lsn: Lsn,
     /// End of the WAL bytes: the next append begins here. Invalid = any begin.
     pub write_lsn: Lsn,
-    /// End of the last complete record in the log, `<= write_lsn` but behind an XLOG_SWITCH, whose end is the next
-    /// segment's start.
+    /// End of the last complete record in the log, `<= write_lsn`. Behind an XLOG_SWITCH that is the next segment's start,
+    /// once the bytes up to it have come.
     pub record_end_lsn: Lsn,
     /// Committed by a quorum and locally there; a record boundary, `<= record_end_lsn`, never decreases.
     pub commit_lsn: Lsn,
@@ -91,7 +91,8 @@ impl TimelineState {
                     "append leaves a gap"
                 );
                 assert_eq!(*end - *begin, wal.len() as u64, "append of another length");
-                assert!(*record_end >= self.record_end_lsn && *commit_lsn <= *record_end);
+                assert!(*record_end >= self.record_end_lsn && *record_end <= *end);
+                assert!(*commit_lsn <= *record_end, "commit LSN past the last record's end");
                 assert!(*commit_lsn >= self.commit_lsn);
                 self.write_lsn = *end;
                 self.record_end_lsn = *record_end;
@@ -121,6 +122,11 @@ impl TimelineState {
             truncate_to >= self.commit_lsn,
             "cut at {truncate_to} below commit {}",
             self.commit_lsn
+        );
+        assert!(
+            truncate_to <= self.write_lsn || !self.write_lsn.is_valid(),
+            "cut at {truncate_to} past the end of the log {}",
+            self.write_lsn
         );
         let start = history.0.first().expect("an elected proposer has a history").lsn;
         self.term = term;

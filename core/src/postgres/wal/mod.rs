@@ -12,7 +12,7 @@ mod error;
 pub mod framing;
 mod scanner;
 #[cfg(test)]
-mod test_wal;
+pub(crate) mod test_wal;
 mod version;
 
 pub use error::WalError;

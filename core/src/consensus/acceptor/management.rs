@@ -1,0 +1,71 @@
+//! What operators and the node itself do to an acceptor, beside its proposer.
+
+use crate::consensus::acceptor::{Acceptor, AcceptorError, Changes, Reply, Step};
+use crate::consensus::change::Change;
+use crate::consensus::membership::Membership;
+use crate::consensus::postgres_history::PostgresHistory;
+use crate::types::Term;
+
+impl Acceptor {
+    /// Raises the term to `term`, or by one without it; never lowers it. Every proposer of a lower term is stopped by it.
+    /// The caller answers when the step's changes are witnessed.
+    pub fn bump_term(&mut self, term: Option<Term>) -> Step<'static> {
+        let term = term.unwrap_or(Term(self.state.term.0.saturating_add(1)));
+        if term <= self.state.term {
+            return self.step(Changes::none(), Reply::None);
+        }
+        self.scanner = None;
+        self.step(Changes::one(Change::Term { term }), Reply::None)
+    }
+
+    /// Adopts a membership of a higher generation; the same generation changes nothing. The caller answers when the
+    /// step's changes are witnessed.
+    pub fn switch_membership(
+        &mut self,
+        membership: &Membership,
+    ) -> Result<Step<'static>, AcceptorError> {
+        let (current, found) = (self.generation(), membership.generation);
+        if found < current {
+            return Err(AcceptorError::OldMembership { current, found });
+        }
+        let change = self.higher_membership(membership)?;
+        Ok(self.step(Changes::two(change, None), Reply::None))
+    }
+
+    /// Takes over the history of Postgres timelines from the elected proposer of `term`. Names of committed bytes never
+    /// change.
+    pub fn set_postgres_history(
+        &mut self,
+        term: Term,
+        history: &PostgresHistory,
+    ) -> Result<Step<'static>, AcceptorError> {
+        history.validate()?;
+        if term != self.state.term {
+            return Err(AcceptorError::StaleTerm { found: term, current: self.state.term });
+        }
+        let current = &self.state.postgres_history;
+        if *history == *current {
+            return Ok(self.step(Changes::none(), Reply::None));
+        }
+        let commit_lsn = self.commit_lsn;
+        let committed = |history: &PostgresHistory| -> Vec<_> {
+            let below = history.0.iter().filter(|switch| switch.lsn < commit_lsn);
+            below.map(|switch| (switch.timeline, switch.lsn)).collect()
+        };
+        if !current.0.is_empty() && committed(history) != committed(current) {
+            return Err(AcceptorError::PostgresHistoryCommitted { commit_lsn });
+        }
+        let change = Change::PostgresHistory(history.clone());
+        Ok(self.step(Changes::one(change), Reply::None))
+    }
+
+    /// Makes durable what is kept lazily, `None` when nothing is: for the end of a connection, and now and then.
+    pub fn checkpoint(&mut self) -> Option<Step<'static>> {
+        let kept = (self.state.commit_lsn, self.state.peer_horizon_lsn);
+        if kept == (self.commit_lsn, self.peer_horizon_lsn) {
+            return None;
+        }
+        let changes = Changes::one(self.position_change());
+        Some(self.step(changes, Reply::None))
+    }
+}
