@@ -2,5 +2,7 @@
 //!
 //! Read first: [`runtime`] (the only way to disks, sockets, time and chance), then `shard`.
 
+pub mod auth;
+pub mod config;
 pub mod relay;
 pub mod runtime;

@@ -11,10 +11,12 @@
 mod error;
 pub mod framing;
 mod scanner;
+mod segment_prefix;
 #[cfg(test)]
 pub(crate) mod test_wal;
 mod version;
 
 pub use error::WalError;
 pub use scanner::RecordScanner;
+pub use segment_prefix::SegmentPrefix;
 pub use version::WalVersion;

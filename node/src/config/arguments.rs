@@ -1,0 +1,169 @@
+//! The command line of `firn-node run`.
+
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::{Args, ValueEnum};
+use firn_core::types::NodeId;
+use thiserror::Error;
+
+/// Most shards of a node: file names and metrics are made for three digits.
+pub const SHARDS_MAX: usize = 256;
+
+/// Options of `firn-node run`.
+#[derive(Debug, Clone, Args)]
+pub struct RunArguments {
+    /// Data directory; made if it is not there
+    #[arg(long, value_name = "DIR")]
+    pub data: PathBuf,
+    /// Address of the Postgres-protocol port; port 0 takes a free one
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:5454")]
+    pub listen: String,
+    /// Address of the HTTP port; port 0 takes a free one
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7676")]
+    pub http: String,
+    /// Number of shards: threads with a journal each [default: one per available core]
+    #[arg(long, value_name = "N")]
+    pub shards: Option<usize>,
+    /// Cores to pin shards to, as 0,2-5; without it nothing is pinned
+    #[arg(long, value_name = "LIST")]
+    pub cores: Option<CoreList>,
+    /// File that gets the node id and the addresses as JSON once the node listens
+    #[arg(long, value_name = "FILE")]
+    pub ports_file: Option<PathBuf>,
+    /// Keep unflushed writes in this process' memory, so that killing it loses them as a power cut would (for tests)
+    #[arg(long)]
+    pub volatile: bool,
+    /// How shards reach disks and sockets
+    #[arg(long, value_name = "NAME", default_value = "uring")]
+    pub runtime: RuntimeName,
+    /// Ed25519 public key (PEM), or a directory of them; without it everyone may do everything, on loopback only
+    #[arg(long, value_name = "PEM|DIR")]
+    pub auth_public_key: Option<PathBuf>,
+    /// Token that this node shows to other acceptors [env: FIRN_AUTH_TOKEN]
+    #[arg(long, value_name = "JWT", env = "FIRN_AUTH_TOKEN", hide_env_values = true)]
+    pub auth_token: Option<String>,
+    /// Address under which others reach the Postgres-protocol port [default: what it listens on]
+    #[arg(long, value_name = "HOST:PORT")]
+    pub advertise: Option<String>,
+    /// Number of the node: chosen at random for a new data directory, compared with that of an old one
+    #[arg(long, value_name = "ID", value_parser = parse_node_id)]
+    pub node_id: Option<NodeId>,
+}
+
+/// Implementations of the runtime that can be chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum RuntimeName {
+    /// The thin executor on io-uring.
+    Uring,
+}
+
+/// Cores, as the text `0,2-5`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CoreList(pub Vec<usize>);
+
+/// Options that do not go together, or mean nothing.
+#[derive(Debug, PartialEq, Eq, Error)]
+pub enum ArgumentError {
+    /// An address that is none.
+    #[error("{option} {value}: {reason}")]
+    Address {
+        /// The option.
+        option: &'static str,
+        /// Its value.
+        value: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A node without authentication on an address that others reach.
+    #[error(
+        "{option} {address} is not a loopback address: without --auth-public-key a node serves loopback only"
+    )]
+    NotLoopback {
+        /// The option.
+        option: &'static str,
+        /// The address.
+        address: SocketAddr,
+    },
+    /// A number of shards out of bounds.
+    #[error("--shards {found}: expected 1 to {SHARDS_MAX}")]
+    Shards {
+        /// The number.
+        found: usize,
+    },
+    /// Fewer cores than shards.
+    #[error("--cores names {cores} cores for {shards} shards: expected one for each")]
+    Cores {
+        /// Cores named.
+        cores: usize,
+        /// Shards to run.
+        shards: usize,
+    },
+}
+
+impl RunArguments {
+    /// Both listening addresses, resolved and allowed.
+    pub fn addresses(&self) -> Result<(SocketAddr, SocketAddr), ArgumentError> {
+        let listen = self.address("--listen", &self.listen)?;
+        let http = self.address("--http", &self.http)?;
+        Ok((listen, http))
+    }
+
+    fn address(&self, option: &'static str, value: &str) -> Result<SocketAddr, ArgumentError> {
+        let error = |reason: String| ArgumentError::Address { option, value: value.into(), reason };
+        let mut found = value.to_socket_addrs().map_err(|error_| error(error_.to_string()))?;
+        let address = found.next().ok_or_else(|| error("no such host".to_string()))?;
+        if self.auth_public_key.is_none() && !is_loopback(address.ip()) {
+            return Err(ArgumentError::NotLoopback { option, address });
+        }
+        Ok(address)
+    }
+
+    /// The number of shards; `available` is the number of cores that this process may use.
+    pub fn shard_count(&self, available: usize) -> Result<usize, ArgumentError> {
+        let cores = self.cores.as_ref().map(|list| list.0.len());
+        let shards = self.shards.or(cores).unwrap_or(available.min(SHARDS_MAX));
+        if !(1..=SHARDS_MAX).contains(&shards) {
+            return Err(ArgumentError::Shards { found: shards });
+        }
+        match cores {
+            Some(cores) if cores < shards => Err(ArgumentError::Cores { cores, shards }),
+            _ => Ok(shards),
+        }
+    }
+}
+
+fn is_loopback(address: IpAddr) -> bool {
+    address.to_canonical().is_loopback()
+}
+
+fn parse_node_id(text: &str) -> Result<NodeId, String> {
+    match text.parse() {
+        Ok(0) | Err(_) => Err("expected a number from 1 to 2^64-1".to_string()),
+        Ok(id) => Ok(NodeId(id)),
+    }
+}
+
+impl FromStr for CoreList {
+    type Err = String;
+    fn from_str(text: &str) -> Result<CoreList, String> {
+        let error = || format!("{text:?} is not a list of cores: expected a form as 0,2-5");
+        let number = |digits: &str| digits.parse::<usize>().map_err(|_| error());
+        let mut cores = Vec::new();
+        for part in text.split(',') {
+            let (first, last) = match part.split_once('-') {
+                Some((first, last)) => (number(first)?, number(last)?),
+                None => (number(part)?, number(part)?),
+            };
+            if first > last || last - first >= SHARDS_MAX || cores.len() >= SHARDS_MAX {
+                return Err(error());
+            }
+            cores.extend(first..=last);
+        }
+        Ok(CoreList(cores))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,46 @@
+use clap::Parser;
+
+use super::*;
+
+#[derive(Parser)]
+struct CommandLine {
+    #[command(flatten)]
+    run: RunArguments,
+}
+
+fn run(options: &[&str]) -> Result<RunArguments, String> {
+    let options = ["firn-node", "--data", "d"].iter().chain(options);
+    CommandLine::try_parse_from(options).map(|line| line.run).map_err(|error| error.to_string())
+}
+
+#[test]
+fn without_keys_only_loopback_is_served() {
+    assert!(run(&[]).unwrap().addresses().is_ok());
+    assert!(run(&["--listen", "[::1]:0"]).unwrap().addresses().is_ok());
+    let error = run(&["--listen", "0.0.0.0:5454"]).unwrap().addresses().unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "--listen 0.0.0.0:5454 is not a loopback address: without --auth-public-key a node serves loopback only"
+    );
+    assert!(run(&["--http", "0.0.0.0:0"]).unwrap().addresses().is_err());
+    let open = run(&["--listen", "0.0.0.0:0", "--auth-public-key", "k"]).unwrap();
+    assert!(open.addresses().is_ok());
+}
+
+#[test]
+fn shards_follow_cores() {
+    assert_eq!(run(&[]).unwrap().shard_count(3), Ok(3));
+    assert_eq!(run(&["--cores", "0,2-4"]).unwrap().shard_count(9), Ok(4));
+    assert_eq!(run(&["--shards", "2", "--cores", "0,2-4"]).unwrap().shard_count(9), Ok(2));
+    let few = run(&["--shards", "2", "--cores", "7"]).unwrap();
+    assert_eq!(few.shard_count(9), Err(ArgumentError::Cores { cores: 1, shards: 2 }));
+    assert!(run(&["--shards", "0"]).unwrap().shard_count(9).is_err());
+}
+
+#[test]
+fn malformed_values_are_named() {
+    assert!(run(&["--cores", "3-1"]).unwrap_err().contains("as 0,2-5"));
+    assert!(run(&["--node-id", "0"]).unwrap_err().contains("from 1 to"));
+    assert!(run(&["--runtime", "tokio"]).unwrap_err().contains("uring"));
+    assert!(run(&["--listen", "here"]).unwrap().addresses().is_err());
+}
