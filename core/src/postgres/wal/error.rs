@@ -2,6 +2,8 @@
 
 use thiserror::Error;
 
+use super::WalVersion;
+use crate::postgres::bytes::Misfit;
 use crate::types::Lsn;
 
 /// Why bytes are not valid WAL. At the tail of a log most of these mean "end of WAL", not corruption.
@@ -92,5 +94,29 @@ pub enum WalError {
         found: u32,
         /// What its header says.
         expected: u32,
+    },
+    /// Neither the caller nor a page header said which Postgres wrote the record.
+    #[error("WAL record at {record}: the version of Postgres is not known")]
+    VersionUnknown {
+        /// Start of the record.
+        record: Lsn,
+    },
+    /// The pages are of another version than the caller said.
+    #[error("WAL record at {record}: pages are of Postgres {found}, expected {expected}")]
+    Version {
+        /// Start of the record.
+        record: Lsn,
+        /// What the pages say.
+        found: WalVersion,
+        /// What the caller said.
+        expected: WalVersion,
+    },
+    /// The record's CRC is right, but its parts contradict each other.
+    #[error("WAL record at {record}: {misfit}")]
+    Malformed {
+        /// Start of the record.
+        record: Lsn,
+        /// What does not fit.
+        misfit: Misfit,
     },
 }

@@ -1,0 +1,384 @@
+//! Line pointers and the tuples they point to: adding, deleting, overwriting, compacting.
+//!
+//! Postgres' own routines leave different bytes behind for the same logical result: deleting up to two index tuples
+//! moves tuples one deletion at a time, deleting more rebuilds the tuple area in line-pointer order. All of it is
+//! observable by later records, so it is done the same way here (PostgreSQL src/backend/storage/page/bufpage.c).
+
+use super::{HAS_FREE_LINES, HEADER_BYTES, PAGE_BYTES, Page};
+use crate::postgres::bytes::{Misfit, align8};
+
+const POINTER_BYTES: usize = 4;
+/// Most tuples that a heap page may hold (MaxHeapTuplesPerPage).
+const HEAP_TUPLES_MAX: usize = 291;
+
+const UNUSED: u32 = 0;
+const NORMAL: u32 = 1;
+const REDIRECT: u32 = 2;
+const DEAD: u32 = 3;
+
+/// One line pointer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LinePointer(pub u32);
+
+impl LinePointer {
+    fn make(offset: usize, state: u32, len: usize) -> LinePointer {
+        LinePointer((offset as u32 & 0x7FFF) | state << 15 | (len as u32) << 17)
+    }
+
+    /// Nothing.
+    pub const NONE: LinePointer = LinePointer(UNUSED);
+
+    /// A pointer to a tuple.
+    pub fn normal(offset: usize, len: usize) -> LinePointer {
+        Self::make(offset, NORMAL, len)
+    }
+
+    /// A pointer to another line pointer.
+    pub fn redirect(to: u16) -> LinePointer {
+        Self::make(to.into(), REDIRECT, 0)
+    }
+
+    /// A dead line pointer without storage.
+    pub fn dead() -> LinePointer {
+        Self::make(0, DEAD, 0)
+    }
+
+    /// Where its tuple starts; for a redirect the other line pointer.
+    pub fn offset(self) -> usize {
+        (self.0 & 0x7FFF) as usize
+    }
+
+    /// Length of its tuple, not rounded.
+    pub fn len(self) -> usize {
+        (self.0 >> 17) as usize
+    }
+
+    /// Whether it has no tuple.
+    pub fn is_empty(self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether it is in use: normal, redirect or dead.
+    pub fn is_used(self) -> bool {
+        self.0 >> 15 & 3 != UNUSED
+    }
+
+    /// Whether it points to a live tuple.
+    pub fn is_normal(self) -> bool {
+        self.0 >> 15 & 3 == NORMAL
+    }
+
+    fn moved(self, offset: usize) -> LinePointer {
+        LinePointer((self.0 & !0x7FFF) | (offset as u32 & 0x7FFF))
+    }
+
+    fn resized(self, len: usize) -> LinePointer {
+        LinePointer((self.0 & 0x1_FFFF) | (len as u32) << 17)
+    }
+}
+
+/// Who may reuse a line pointer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reuse {
+    /// The line pointer at the offset must be unused.
+    Overwrite,
+    /// Line pointers from the offset on make room.
+    Shuffle,
+}
+
+impl Page<'_> {
+    /// How many line pointers there are.
+    #[inline]
+    pub fn max_offset(&self) -> usize {
+        self.lower().saturating_sub(HEADER_BYTES) / POINTER_BYTES
+    }
+
+    /// The line pointer at `offset` (1-based).
+    #[inline]
+    pub fn pointer(&self, offset: usize) -> Result<LinePointer, Misfit> {
+        if offset == 0 || offset > self.max_offset() {
+            return Err(Misfit::new("a line pointer of the page", offset as u64));
+        }
+        self.u32(HEADER_BYTES + (offset - 1) * POINTER_BYTES).map(LinePointer)
+    }
+
+    /// Sets an existing line pointer.
+    #[inline]
+    pub fn set_pointer(&mut self, offset: usize, pointer: LinePointer) -> Result<(), Misfit> {
+        if offset == 0 || offset > self.max_offset() {
+            return Err(Misfit::new("a line pointer of the page", offset as u64));
+        }
+        self.put_u32(HEADER_BYTES + (offset - 1) * POINTER_BYTES, pointer.0)
+    }
+
+    /// Where the tuple at `offset` lies: start and unrounded length. The line pointer must have storage inside the page.
+    #[inline]
+    pub fn item(&self, offset: usize) -> Result<(usize, usize), Misfit> {
+        let pointer = self.pointer(offset)?;
+        let (start, len) = (pointer.offset(), pointer.len());
+        if len == 0 || start < HEADER_BYTES || start + len > PAGE_BYTES {
+            return Err(Misfit::new("a line pointer with a tuple inside the page", offset as u64));
+        }
+        Ok((start, len))
+    }
+
+    /// The tuple at `offset`, which must be at least `min_len` bytes long and normal: its start and length.
+    #[inline]
+    pub fn normal_item(&self, offset: usize, min_len: usize) -> Result<(usize, usize), Misfit> {
+        let (start, len) = self.item(offset)?;
+        if !self.pointer(offset)?.is_normal() {
+            return Err(Misfit::new("a normal line pointer", offset as u64));
+        }
+        if len < min_len {
+            return Err(Misfit::new("a tuple longer than its header", len as u64));
+        }
+        Ok((start, len))
+    }
+
+    /// Makes room for a heap tuple at `offset`: where its `len` bytes belong. The line pointer must be unused or the next.
+    pub fn add_heap_item(&mut self, offset: usize, len: usize) -> Result<usize, Misfit> {
+        if offset > HEAP_TUPLES_MAX {
+            return Err(Misfit::new("at most 291 heap tuples", offset as u64));
+        }
+        self.add_item(offset, len, Reuse::Overwrite)
+    }
+
+    /// Makes room at an unused or the next line pointer of a page that is no heap page.
+    pub fn add_item_overwriting(&mut self, offset: usize, len: usize) -> Result<usize, Misfit> {
+        self.add_item(offset, len, Reuse::Overwrite)
+    }
+
+    /// Adds an index tuple at `offset`; line pointers from there on move up by one.
+    pub fn insert_item(&mut self, offset: usize, tuple: &[u8]) -> Result<(), Misfit> {
+        let start = self.add_item(offset, tuple.len(), Reuse::Shuffle)?;
+        self.put(start, tuple)
+    }
+
+    /// Adds an index tuple after the last.
+    pub fn append_item(&mut self, tuple: &[u8]) -> Result<(), Misfit> {
+        self.insert_item(self.max_offset() + 1, tuple)
+    }
+
+    /// Puts `tuples`, whose length is a multiple of 8, into an empty page at once and makes `count` line pointers, which
+    /// the caller then sets.
+    pub fn add_item_area(&mut self, tuples: &[u8], count: usize) -> Result<(), Misfit> {
+        let lower = HEADER_BYTES + count * POINTER_BYTES;
+        match self.special().checked_sub(tuples.len()) {
+            Some(upper) if self.max_offset() == 0 && lower <= upper => {
+                self.put(upper, tuples)?;
+                self.set_upper(upper);
+                self.set_lower(lower);
+                Ok(())
+            }
+            _ => Err(Misfit::new("room for the tuples", tuples.len() as u64)),
+        }
+    }
+
+    fn add_item(&mut self, offset: usize, len: usize, reuse: Reuse) -> Result<usize, Misfit> {
+        self.check()?;
+        let limit = self.max_offset() + 1;
+        if offset == 0 || offset > limit {
+            return Err(Misfit::new("the next line pointer or an existing one", offset as u64));
+        }
+        let mut lower = self.lower();
+        if offset == limit || reuse == Reuse::Shuffle {
+            lower += POINTER_BYTES;
+        } else {
+            let pointer = self.pointer(offset)?;
+            if pointer.is_used() || !pointer.is_empty() {
+                return Err(Misfit::new("an unused line pointer", offset as u64));
+            }
+        }
+        let upper = match self.upper().checked_sub(align8(len)) {
+            Some(upper) if lower <= upper && len > 0 => upper,
+            _ => return Err(Misfit::new("room for the tuple", len as u64)),
+        };
+        let slot = HEADER_BYTES + (offset - 1) * POINTER_BYTES;
+        if offset < limit && reuse == Reuse::Shuffle {
+            let end = HEADER_BYTES + (limit - 1) * POINTER_BYTES;
+            self.bytes.copy_within(slot..end, slot + POINTER_BYTES);
+        }
+        self.put_u32(slot, LinePointer::normal(upper, len).0)?;
+        self.set_lower(lower);
+        self.set_upper(upper);
+        Ok(upper)
+    }
+
+    /// Deletes an index tuple; later line pointers move down, tuples below it move up (PageIndexTupleDelete).
+    pub fn delete_item(&mut self, offset: usize) -> Result<(), Misfit> {
+        self.check()?;
+        let (start, size) = self.stored_item(offset)?;
+        let slot = HEADER_BYTES + (offset - 1) * POINTER_BYTES;
+        let lower = self.lower();
+        self.bytes.copy_within(slot + POINTER_BYTES..lower, slot);
+        self.set_lower(lower - POINTER_BYTES);
+        self.close_gap(start, size, |_| true)
+    }
+
+    /// Deletes an index tuple, keeping other line pointers in their places (PageIndexTupleDeleteNoCompact).
+    pub fn delete_item_in_place(&mut self, offset: usize) -> Result<(), Misfit> {
+        self.check()?;
+        let (start, size) = self.stored_item(offset)?;
+        if offset == self.max_offset() {
+            self.set_lower(self.lower() - POINTER_BYTES);
+        } else {
+            self.set_pointer(offset, LinePointer::NONE)?;
+        }
+        self.close_gap(start, size, |pointer| !pointer.is_empty())
+    }
+
+    /// A tuple in the tuple area: its start and its length rounded up.
+    fn stored_item(&self, offset: usize) -> Result<(usize, usize), Misfit> {
+        let (start, len) = self.item(offset)?;
+        let size = align8(len);
+        if start < self.upper() || start + size > self.special() || start % 8 != 0 {
+            return Err(Misfit::new("a tuple between upper and special", start as u64));
+        }
+        Ok((start, size))
+    }
+
+    /// Moves the tuples below `start` up over the `size` bytes there.
+    fn close_gap(
+        &mut self,
+        start: usize,
+        size: usize,
+        adjust: impl Fn(LinePointer) -> bool,
+    ) -> Result<(), Misfit> {
+        let upper = self.upper();
+        self.bytes.copy_within(upper..start, upper + size);
+        self.set_upper(upper + size);
+        for offset in 1..=self.max_offset() {
+            let pointer = self.pointer(offset)?;
+            if pointer.offset() <= start && adjust(pointer) {
+                self.set_pointer(offset, pointer.moved(pointer.offset() + size))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes the tuples at `offsets`, ascending, given as little-endian pairs of bytes (PageIndexMultiDelete).
+    pub fn delete_items(&mut self, offsets: &[u8]) -> Result<(), Misfit> {
+        let (offsets, _) = offsets.as_chunks::<2>();
+        let at = |index: usize| usize::from(u16::from_le_bytes(offsets[index]));
+        if offsets.len() <= 2 {
+            for index in (0..offsets.len()).rev() {
+                self.delete_item(at(index))?;
+            }
+            return Ok(());
+        }
+        self.check()?;
+        let max = self.max_offset();
+        let mut next = 0;
+        let mut kept = 0;
+        for offset in 1..=max {
+            if next < offsets.len() && at(next) == offset {
+                next += 1;
+                continue;
+            }
+            let pointer = self.pointer(offset)?;
+            kept += 1;
+            self.set_pointer(kept, pointer)?;
+        }
+        if next != offsets.len() {
+            return Err(Misfit::new("existing line pointers in ascending order", at(next) as u64));
+        }
+        self.set_lower(HEADER_BYTES + kept * POINTER_BYTES);
+        self.compact(|_| true)
+    }
+
+    /// Puts `tuple` in the place of the one at `offset`; the line pointer keeps its state (PageIndexTupleOverwrite).
+    pub fn overwrite_item(&mut self, offset: usize, tuple: &[u8]) -> Result<(), Misfit> {
+        self.check()?;
+        let (start, old_size) = self.stored_item(offset)?;
+        let new_size = align8(tuple.len());
+        let upper = self.upper();
+        if tuple.is_empty() || upper + old_size < self.lower() + new_size {
+            return Err(Misfit::new("room for the larger tuple", tuple.len() as u64));
+        }
+        if new_size != old_size {
+            let moved = |at: usize| at + old_size - new_size;
+            self.bytes.copy_within(upper..start, moved(upper));
+            self.set_upper(moved(upper));
+            for other in 1..=self.max_offset() {
+                let pointer = self.pointer(other)?;
+                if !pointer.is_empty() && pointer.offset() <= start && other != offset {
+                    if pointer.offset() < upper {
+                        return Err(Misfit::new("tuples above upper", pointer.offset() as u64));
+                    }
+                    self.set_pointer(other, pointer.moved(moved(pointer.offset())))?;
+                }
+            }
+        }
+        let start = start + old_size - new_size;
+        let pointer = self.pointer(offset)?.moved(start).resized(tuple.len());
+        self.set_pointer(offset, pointer)?;
+        self.put(start, tuple)
+    }
+
+    /// Lays the tuples of the line pointers with storage out from `special` downward, in line-pointer order
+    /// (compactify_tuples). Whole rounded lengths move, so padding moves with its tuple.
+    fn compact(&mut self, wanted: impl Fn(LinePointer) -> bool) -> Result<(), Misfit> {
+        let old = *self.bytes;
+        let (lower, old_upper, special) = (self.lower(), self.upper(), self.special());
+        let mut upper = special;
+        for offset in 1..=self.max_offset() {
+            let pointer = self.pointer(offset)?;
+            if !wanted(pointer) {
+                continue;
+            }
+            let (start, size) = (pointer.offset(), align8(pointer.len()));
+            if size == 0 || start < old_upper || start + size > special || start % 8 != 0 {
+                return Err(Misfit::new("a tuple between upper and special", start as u64));
+            }
+            upper = match upper.checked_sub(size) {
+                Some(upper) if upper >= lower => upper,
+                _ => return Err(Misfit::new("tuples that do not overlap", size as u64)),
+            };
+            self.bytes[upper..upper + size].copy_from_slice(&old[start..start + size]);
+            self.set_pointer(offset, pointer.moved(upper))?;
+        }
+        self.set_upper(upper);
+        Ok(())
+    }
+
+    /// After pruning: compacts the tuples, cuts unused line pointers off the end (PageRepairFragmentation).
+    pub fn repair_fragmentation(&mut self) -> Result<(), Misfit> {
+        self.check()?;
+        let max = self.max_offset();
+        let mut last_used = 0;
+        let mut unused = 0;
+        for offset in 1..=max {
+            if self.pointer(offset)?.is_used() {
+                last_used = offset;
+            } else {
+                self.set_pointer(offset, LinePointer::NONE)?;
+                unused += 1;
+            }
+        }
+        self.compact(|pointer| !pointer.is_empty())?;
+        unused -= max - last_used;
+        self.set_lower(HEADER_BYTES + last_used * POINTER_BYTES);
+        self.set_flag(HAS_FREE_LINES, unused > 0);
+        Ok(())
+    }
+
+    /// After vacuum's second pass: cuts unused line pointers off the end but never the first
+    /// (PageTruncateLinePointerArray).
+    pub fn truncate_pointers(&mut self) -> Result<(), Misfit> {
+        self.check()?;
+        let max = self.max_offset();
+        let mut last = max;
+        while last > 1 && !self.pointer(last)?.is_used() {
+            last -= 1;
+        }
+        let mut unused_left = false;
+        for offset in 1..=last {
+            unused_left |= !self.pointer(offset)?.is_used();
+        }
+        if last != max {
+            self.set_lower(HEADER_BYTES + last * POINTER_BYTES);
+        }
+        self.set_flag(HAS_FREE_LINES, unused_left);
+        Ok(())
+    }
+}
