@@ -1,3 +1,8 @@
 //! What Firn's end-to-end tests share: real Postgres servers, node processes, recordings.
 
+pub mod postgres_versions;
+pub mod recordings;
 pub mod simulation;
+
+/// Servers, nodes and relays as processes of their own, which end with their handles.
+pub use firn_tools::local;
