@@ -11,7 +11,7 @@ pub const MEMBERS_MAX: usize = 32;
 pub const HOST_BYTES_MAX: usize = 255;
 
 /// One acceptor of a timeline.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Member {
     /// Who it is.
     pub id: NodeId,
@@ -23,7 +23,7 @@ pub struct Member {
 
 /// A membership configuration. While `new_members` is there (a joint configuration) a quorum is a majority of
 /// `members` *and* a majority of `new_members`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Membership {
     /// 0 = none: no members are listed and any acceptor that is asked takes part.
     pub generation: Generation,
@@ -104,10 +104,13 @@ impl Membership {
         majority(&self.members) && self.new_members.as_deref().is_none_or(majority)
     }
 
-    /// The highest position that a quorum has reached, given each node's own; invalid when there is none.
+    /// The highest position that a quorum has reached, given each node's own; invalid when there is none. Of a
+    /// membership that is valid.
     pub fn quorum_lsn(&self, reached: impl Fn(NodeId) -> Lsn) -> Lsn {
         let of_list = |list: &[Member]| {
-            let mut lsns: Vec<Lsn> = list.iter().map(|member| reached(member.id)).collect();
+            let mut lsns = [Lsn::INVALID; MEMBERS_MAX];
+            let lsns = &mut lsns[..list.len()];
+            lsns.iter_mut().zip(list).for_each(|(lsn, member)| *lsn = reached(member.id));
             lsns.sort_unstable_by(|a, b| b.cmp(a));
             lsns.get(majority_of(list.len()) - 1).copied().unwrap_or(Lsn::INVALID)
         };
