@@ -4,16 +4,18 @@
 //! 2 not understood; `wal fetch` has its own.
 
 pub mod nodes;
-mod postgres;
-mod rebuild;
-mod timeline;
+pub mod postgres;
+pub mod rebuild;
+pub mod timeline;
 mod timeline_members;
-mod wal;
+pub mod wal;
 
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+
+use crate::demo::DemoArguments;
 
 /// Firn's command line: timelines, WAL, rebuilt Postgres servers.
 #[derive(Debug, Parser)]
@@ -34,6 +36,8 @@ enum Noun {
     /// Run a Postgres server whose only durable copy is the quorum.
     #[command(subcommand)]
     Postgres(postgres::PostgresCommand),
+    /// Show on this machine that no acknowledged commit is lost: a cluster, kills, a rebuild.
+    Demo(DemoArguments),
 }
 
 impl Cli {
@@ -43,6 +47,7 @@ impl Cli {
             Noun::Timeline(command) => finish(command.run()),
             Noun::Wal(command) => command.run(),
             Noun::Postgres(command) => finish(command.run()),
+            Noun::Demo(arguments) => finish(arguments.run()),
         }
     }
 }

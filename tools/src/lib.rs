@@ -6,11 +6,12 @@
 //! | [`commands`] | one file per noun of the command line |
 //! | [`client`] | a node's HTTP API: the only way in which a command reaches a node |
 //! | [`local`] | processes on this machine: Postgres servers, nodes, relays |
-
+//! | [`demo`] | `firn demo`: a cluster, a ledger, kills, a rebuild |
 //!
 //! It is not a library for others: its functions return `anyhow` errors, made to be read by people.
 
 pub mod client;
 pub mod clock;
 pub mod commands;
+pub mod demo;
 pub mod local;

@@ -1,6 +1,6 @@
 //! `firn timeline`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, Subcommand};
@@ -79,7 +79,7 @@ pub struct CreateArguments {
 }
 
 /// What has to be known of a cluster to create a timeline for it.
-struct Cluster {
+pub struct Cluster {
     start_lsn: Lsn,
     pg_version: u32,
     system_id: u64,
@@ -87,7 +87,7 @@ struct Cluster {
 }
 
 /// Asks a primary; the timeline begins with the segment that it writes now.
-fn ask_primary(conninfo: &str) -> Result<Cluster> {
+pub fn ask_primary(conninfo: &str) -> Result<Cluster> {
     let mut client = postgres::Client::connect(conninfo, postgres::NoTls)
         .context("cannot connect to the primary")?;
     let row = client.query_one(
@@ -117,14 +117,27 @@ fn create(arguments: &CreateArguments) -> Result<()> {
         },
         (None, None) => bail!("say --postgres or --start-lsn"),
     };
-    let clients = arguments.nodes.clients();
-    let members = clients.iter().map(member).collect::<Result<Vec<Member>>>()?;
-    let ids: BTreeMap<_, _> = members.iter().map(|member| (member.id, member)).collect();
-    ensure!(ids.len() == members.len(), "two of the addresses lead to the same node");
     let key = TimelineKey {
         tenant_id: arguments.tenant.map_or_else(|| random_id().map(TenantId), Ok)?,
         timeline_id: arguments.timeline.map_or_else(|| random_id().map(TimelineId), Ok)?,
     };
+    let created = create_on(&arguments.nodes.clients(), key, &cluster)?;
+    println!("tenant    {}", key.tenant_id);
+    println!("timeline  {}", key.timeline_id);
+    println!("begins    {}", created.start_lsn);
+    println!("acceptors {}", acceptors(&created.mconf).join(","));
+    Ok(())
+}
+
+/// Creates a timeline for `cluster` whose acceptors are these nodes, with the first generation.
+pub fn create_on(
+    clients: &[NodeClient],
+    key: TimelineKey,
+    cluster: &Cluster,
+) -> Result<CreateTimeline> {
+    let members = clients.iter().map(member).collect::<Result<Vec<Member>>>()?;
+    let ids: BTreeSet<_> = members.iter().map(|member| member.id).collect();
+    ensure!(ids.len() == members.len(), "two of the addresses lead to the same node");
     let body = CreateTimeline {
         key,
         mconf: Membership { generation: Generation(1), members, new_members: None },
@@ -134,20 +147,15 @@ fn create(arguments: &CreateArguments) -> Result<()> {
         start_lsn: cluster.start_lsn,
         commit_lsn: None,
     };
-    for client in &clients {
+    for client in clients {
         client.create(&body)?;
     }
-    println!("tenant    {}", key.tenant_id);
-    println!("timeline  {}", key.timeline_id);
-    println!("begins    {}", cluster.start_lsn);
-    let acceptors: Vec<String> = body
-        .mconf
-        .members
-        .iter()
-        .map(|member| format!("{}:{}", member.host, member.pg_port))
-        .collect();
-    println!("acceptors {}", acceptors.join(","));
-    Ok(())
+    Ok(body)
+}
+
+/// The members' acceptors as `host:port`, as a relay wants them.
+pub fn acceptors(membership: &Membership) -> Vec<String> {
+    membership.members.iter().map(|member| format!("{}:{}", member.host, member.pg_port)).collect()
 }
 
 /// The node behind a client as a member: its id and the port of its acceptor, on the host where its HTTP API is.
