@@ -15,6 +15,9 @@ use crate::runtime::Runtime;
 /// Versions whose WAL Firn understands.
 const MAJOR_VERSIONS: std::ops::RangeInclusive<u32> = 15..=18;
 
+/// The setting by which `firn postgres run` says that a data directory is used once.
+const SINGLE_USE_SETTING: &str = "firn.single_use_run";
+
 /// SQLSTATE of a setting that does not exist (PostgreSQL src/backend/utils/errcodes.txt).
 const UNDEFINED_OBJECT: &str = "42704";
 /// SQLSTATE of a slot that another session streams from.
@@ -110,8 +113,6 @@ pub struct PrimaryOptions {
     pub slot: String,
     /// Name that `synchronous_standby_names` lists.
     pub application_name: String,
-    /// The one-time token of a primary that `firn postgres run` started with fsync=off.
-    pub fsync_off_token: Option<String>,
 }
 
 /// What a primary said about itself.
@@ -148,7 +149,7 @@ impl Primary {
         if !MAJOR_VERSIONS.contains(&version.major()) {
             return Err(PrimaryError::Version(version.major()));
         }
-        check_fsync(&mut connection, options.fsync_off_token.as_deref()).await?;
+        check_fsync(&mut connection).await?;
         let segment_size_bytes = segment_size_bytes(&connection.show("wal_segment_size").await?)?;
         let (system_id, timeline, flush_lsn) = identify_system(&mut connection).await?;
         let path = timeline_path(&mut connection, timeline).await?;
@@ -165,6 +166,15 @@ impl Primary {
     }
 }
 
+impl Primary {
+    /// Where its WAL ends by now, and the timelines that it went through.
+    pub async fn refresh(&self, connection: &mut Connection) -> Result<Primary, PrimaryError> {
+        let (system_id, timeline, flush_lsn) = identify_system(connection).await?;
+        let path = timeline_path(connection, timeline).await?;
+        Ok(Primary { system_id, path, flush_lsn, ..self.clone() })
+    }
+}
+
 /// A replication session.
 pub async fn open_replication(
     runtime: &Runtime,
@@ -175,18 +185,21 @@ pub async fn open_replication(
     Ok(Connection::open(runtime, &options.conninfo, &parameters).await?)
 }
 
-async fn check_fsync(connection: &mut Connection, token: Option<&str>) -> Result<(), PrimaryError> {
+/// A primary without fsync may lose what it sent, so it is followed only where `firn postgres run` made sure that its
+/// directory is used once: it never comes back from a crash.
+async fn check_fsync(connection: &mut Connection) -> Result<(), PrimaryError> {
     if connection.show("fsync").await? == "on" {
         return Ok(());
     }
-    let marker = match connection.show("firn.fsync_off_token").await {
-        Err(error) if error.code() == Some(UNDEFINED_OBJECT) => None,
-        marker => Some(marker?),
+    let run = match connection.show(SINGLE_USE_SETTING).await {
+        Err(error) if error.code() == Some(UNDEFINED_OBJECT) => String::new(),
+        run => run?,
     };
-    match (marker.as_deref(), token) {
-        (Some(marker), Some(token)) if marker == token && !token.is_empty() => Ok(()),
-        _ => Err(PrimaryError::FsyncOff),
+    if run.is_empty() || connection.show("restart_after_crash").await? != "off" {
+        return Err(PrimaryError::FsyncOff);
     }
+    tracing::warn!(run, "postgres runs with fsync=off: only the quorum keeps its WAL");
+    Ok(())
 }
 
 async fn number(connection: &mut Connection, name: &'static str) -> Result<u32, PrimaryError> {

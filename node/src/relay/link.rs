@@ -1,0 +1,277 @@
+//! The proposer's stream to one acceptor: connects, connects again, sends what the proposer says, hears what the acceptor
+//! answers. A slow acceptor holds up its own stream only.
+
+use std::cell::{Cell, RefCell};
+use std::convert::Infallible;
+use std::time::Duration;
+
+use bytes::Bytes;
+use firn_core::consensus::proposer::Next;
+use firn_core::types::{Lsn, NodeId};
+use firn_core::wire::WireError;
+use firn_core::wire::postgres::message::{Backend, Encode, HEADER_BYTES};
+use firn_core::wire::walproposer::{AcceptorMessage, ProposerMessage, ProtocolVersion};
+use futures_util::future::{Either, select};
+use thiserror::Error;
+
+use super::acceptor::{AcceptorError, open_acceptor};
+use super::postgres::connection::{Connection, ConnectionError, refusal};
+use super::postgres::transport::Transport;
+use super::session::Session;
+use super::survey::START_WAL_PUSH;
+use super::wal_stream::AcceptorWal;
+use crate::runtime::MonotonicTime;
+use crate::runtime::sync::Notify;
+
+/// Pause before an acceptor is connected to again.
+const RECONNECT: Duration = Duration::from_millis(500);
+
+/// An acceptor that says nothing for so long is connected to again. Heartbeats ask for an answer every second.
+const SILENCE_MAX: Duration = Duration::from_secs(10);
+
+/// Pause before another acceptor is looked for that can give older WAL.
+const DONOR_RETRY: Duration = Duration::from_millis(200);
+
+/// Why a stream to an acceptor ended.
+#[derive(Debug, Error)]
+enum LinkError {
+    #[error(transparent)]
+    Acceptor(#[from] AcceptorError),
+    #[error(transparent)]
+    Connection(#[from] ConnectionError),
+    #[error(transparent)]
+    Wire(#[from] WireError),
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// One acceptor's place in a session.
+pub struct Link {
+    /// `host:port`.
+    pub(super) address: String,
+    /// There may be something to send.
+    pub(super) wake: Notify,
+    /// The connection is to be closed, for this reason.
+    refused: RefCell<Option<String>>,
+    /// When the acceptor last said something; `None` while there is no connection.
+    heard: Cell<Option<MonotonicTime>>,
+}
+
+impl Link {
+    /// Not connected yet.
+    pub fn new(address: &str) -> Link {
+        Link {
+            address: address.to_string(),
+            wake: Notify::new(),
+            refused: RefCell::new(None),
+            heard: Cell::new(None),
+        }
+    }
+
+    /// Closes the connection.
+    pub fn refuse(&self, reason: String) {
+        *self.refused.borrow_mut() = Some(reason);
+        self.wake.notify_all();
+    }
+
+    /// Closes a connection on which nothing was heard for too long.
+    pub fn check_silence(&self, now: MonotonicTime) {
+        if self.heard.get().is_some_and(|heard| now - heard > SILENCE_MAX) {
+            self.refuse(format!("said nothing for {SILENCE_MAX:?}"));
+        }
+    }
+}
+
+impl Session {
+    /// Keeps a stream to the acceptor for as long as the session lives.
+    pub(super) async fn run_link(&self, node: NodeId) {
+        let link = &self.links[&node];
+        let mut last_reason = String::new();
+        loop {
+            let Err(error) = self.stream_to(node).await;
+            self.proposer.borrow_mut().disconnected(node);
+            link.heard.set(None);
+            link.refused.take();
+            let reason = error.to_string();
+            if reason != last_reason {
+                tracing::warn!(node = node.0, address = link.address, "acceptor: {reason}");
+                last_reason = reason;
+            }
+            self.runtime.sleep(RECONNECT).await;
+        }
+    }
+
+    async fn stream_to(&self, node: NodeId) -> Result<Infallible, LinkError> {
+        let link = &self.links[&node];
+        let options = &self.options;
+        let mut connection =
+            open_acceptor(&self.runtime, &options.acceptor, &link.address, options.key).await?;
+        connection.start_copy_both(START_WAL_PUSH).await?;
+        link.heard.set(Some(self.runtime.now()));
+        self.proposer.borrow_mut().connected(node);
+        let transport = connection.transport();
+        let hear = std::pin::pin!(self.hear(node, &mut connection));
+        let send = std::pin::pin!(self.send(node, transport));
+        match select(hear, send).await {
+            Either::Left((result, _)) | Either::Right((result, _)) => result,
+        }
+    }
+
+    async fn hear(
+        &self,
+        node: NodeId,
+        connection: &mut Connection,
+    ) -> Result<Infallible, LinkError> {
+        let link = &self.links[&node];
+        loop {
+            let message = connection.receive().await?;
+            match Backend::from_message(message).map_err(ConnectionError::from)? {
+                Backend::CopyData(payload) => {
+                    let message = AcceptorMessage::decode(ProtocolVersion::V3, payload)?;
+                    link.heard.set(Some(self.runtime.now()));
+                    self.message(node, &message);
+                }
+                Backend::Error { .. } => return Err(refusal(message).into()),
+                Backend::CopyDone => return Err(ConnectionError::Closed.into()),
+                _ => {
+                    let (tag, during) = (message.tag.into(), "proposing");
+                    return Err(ConnectionError::Unexpected { tag, during }.into());
+                }
+            }
+        }
+    }
+
+    async fn send(&self, node: NodeId, transport: Transport) -> Result<Infallible, LinkError> {
+        let link = &self.links[&node];
+        let mut donor = Donor::default();
+        loop {
+            let woken = link.wake.notified();
+            if let Some(reason) = link.refused.take() {
+                return Err(LinkError::Refused(reason));
+            }
+            if self.awaits_comparison() {
+                woken.await;
+                continue;
+            }
+            let next = self.proposer.borrow_mut().next(node);
+            match next {
+                Ok(None) => woken.await,
+                Ok(Some(Next::Message(message))) => {
+                    let mut out = Vec::new();
+                    out.message(b'd', |out| message.encode(ProtocolVersion::V3, out));
+                    transport.send(out).await.map_err(ConnectionError::from)?;
+                }
+                Ok(Some(Next::Wal { begin, end })) => {
+                    let length_bytes = (end - begin) as usize;
+                    let found = self.window.borrow().get(begin, length_bytes);
+                    let wal = match found {
+                        Some(wal) => wal,
+                        // Not here yet: the primary's stream is on its way to it.
+                        None if begin >= self.window.borrow().start() => {
+                            woken.await;
+                            continue;
+                        }
+                        None => match self.older_wal(node, begin, length_bytes, &mut donor).await {
+                            Some(wal) => wal,
+                            None => continue,
+                        },
+                    };
+                    if let Some(out) = self.frame(node, begin, &wal) {
+                        transport.send(out).await.map_err(ConnectionError::from)?;
+                    }
+                }
+                Err(action) => self.perform(action),
+            }
+        }
+    }
+
+    /// After the election nothing goes out before the primary's WAL was compared with the elected log.
+    fn awaits_comparison(&self) -> bool {
+        !self.leading.get() && self.proposer.borrow().term_start_lsn().is_some()
+    }
+
+    fn frame(&self, node: NodeId, begin: Lsn, wal: &Bytes) -> Option<Vec<u8>> {
+        let mut proposer = self.proposer.borrow_mut();
+        let append = proposer.append(node, begin, wal)?;
+        let mut out = Vec::with_capacity(HEADER_BYTES + APPEND_HEADER_BYTES_MAX + wal.len());
+        let message = ProposerMessage::Append(append);
+        out.message(b'd', |out| message.encode(ProtocolVersion::V3, out));
+        Some(out)
+    }
+
+    /// WAL that the window does not hold any more, from the most advanced acceptor that does. `None`: try again.
+    async fn older_wal(
+        &self,
+        node: NodeId,
+        at: Lsn,
+        length_bytes: usize,
+        donor: &mut Donor,
+    ) -> Option<Bytes> {
+        if donor.at != at || donor.stream.is_none() {
+            let Some(chosen) = self.choose_donor(node, at) else {
+                self.runtime.sleep(DONOR_RETRY).await;
+                return None;
+            };
+            let address = &self.links[&chosen].address;
+            let term = self.proposer.borrow().term();
+            tracing::info!(node = node.0, donor = chosen.0, from = %at, "acceptor lags: reading from another one");
+            let opened = AcceptorWal::open(
+                &self.runtime,
+                &self.options.acceptor,
+                address,
+                self.options.key,
+                at,
+                Some(term),
+            );
+            match opened.await {
+                Ok(stream) => *donor = Donor { stream: Some(stream), at, left: Bytes::new() },
+                Err(error) => {
+                    tracing::warn!(donor = chosen.0, address, "acceptor: {error}");
+                    self.runtime.sleep(DONOR_RETRY).await;
+                    return None;
+                }
+            }
+        }
+        if donor.left.is_empty() {
+            let stream = donor.stream.as_mut().expect("it was opened above");
+            match stream.next().await {
+                Ok(wal) => donor.left = wal,
+                Err(error) => {
+                    tracing::warn!("donor: {error}");
+                    donor.stream = None;
+                    self.runtime.sleep(DONOR_RETRY).await;
+                    return None;
+                }
+            }
+        }
+        let wal = donor.left.split_to(donor.left.len().min(length_bytes));
+        donor.at = at + wal.len() as u64;
+        Some(wal)
+    }
+
+    /// The acceptor that has the most behind `at`; before the first answers the one whose log was elected.
+    fn choose_donor(&self, lagging: NodeId, at: Lsn) -> Option<NodeId> {
+        let proposer = self.proposer.borrow();
+        let has_it = proposer
+            .peers()
+            .filter(|(id, peer)| *id != lagging && peer.streaming && peer.flush_lsn > at);
+        let best = has_it.max_by_key(|(_, peer)| peer.flush_lsn).map(|(id, _)| id);
+        let elected = || {
+            let below_term = proposer.term_start_lsn().is_some_and(|start| at < start);
+            proposer.donor().filter(|id| *id != lagging && below_term)
+        };
+        best.or_else(elected)
+    }
+}
+
+/// Bytes of an append before its WAL, in version 3 of the protocol.
+const APPEND_HEADER_BYTES_MAX: usize = 64;
+
+/// A stream of older WAL from another acceptor.
+#[derive(Default)]
+struct Donor {
+    stream: Option<AcceptorWal>,
+    /// Position of the first byte of `left`.
+    at: Lsn,
+    left: Bytes,
+}

@@ -1,0 +1,406 @@
+//! One attempt to propose a primary's WAL: from asking who everyone is until something ends it.
+//!
+//! Order: the primary says who it is; the acceptors say what they hold; what is committed is compared; only then an
+//! election changes anything, and the rest of the log that it chose is compared before the first byte is written.
+//!
+//! All of a session runs on the relay's one shard. Its state is shared by its tasks and never borrowed across an await.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::rc::Rc;
+use std::time::Duration;
+
+use firn_core::consensus::proposer::{Action, Proposer, ProposerConfig, Role, StopReason};
+use firn_core::relay::window::Window;
+use firn_core::types::{Lsn, NodeId, Term};
+use firn_core::wire::postgres::message::Encode;
+use firn_core::wire::postgres::replication::{FromReader, POSTGRES_EPOCH_UNIX_US};
+use firn_core::wire::walproposer::AcceptorMessage;
+use futures_util::future::{Either, select};
+
+use super::check::{Check, CheckError};
+use super::link::Link;
+use super::options::RelayOptions;
+use super::postgres::connection::Connection;
+use super::postgres::transport::Transport;
+use super::primary::{self, Primary, PrimaryError};
+use super::survey::Survey;
+use super::wal_stream::{PrimaryWal, WalEvent};
+use crate::runtime::sync::{Notify, Watch};
+use crate::runtime::{Runtime, Task, TaskClass};
+
+/// Recent WAL kept for all acceptors. An acceptor that is further behind reads from another one; a primary that is
+/// further ahead of the quorum waits.
+const WINDOW_BYTES: u64 = 64 << 20;
+
+/// Heartbeats to acceptors and status to the primary, at least.
+const TICK: Duration = Duration::from_secs(1);
+
+/// How long another relay may hold the slot after it was superseded.
+const SLOT_WAIT: Duration = Duration::from_secs(30);
+
+/// Pause between attempts to take the slot.
+const SLOT_RETRY: Duration = Duration::from_millis(200);
+
+/// How a session ended.
+#[derive(Debug, Clone)]
+pub enum End {
+    /// Try again.
+    Retry(String),
+    /// Somebody has to act first.
+    Stop(String),
+    /// An acceptor follows another proposer while we led.
+    Lost {
+        /// Our term.
+        own: Term,
+        /// What it said.
+        reason: String,
+    },
+}
+
+impl From<PrimaryError> for End {
+    fn from(error: PrimaryError) -> End {
+        let text = error.to_string();
+        if error.is_final() { End::Stop(text) } else { End::Retry(text) }
+    }
+}
+
+impl From<CheckError> for End {
+    fn from(error: CheckError) -> End {
+        match error {
+            CheckError::Primary(error) => error.into(),
+            CheckError::Acceptor { .. } => End::Retry(error.to_string()),
+            CheckError::Different(_) | CheckError::Behind { .. } => End::Stop(error.to_string()),
+        }
+    }
+}
+
+/// A won election.
+#[derive(Debug, Clone, Copy)]
+struct Elected {
+    term: Term,
+    term_start_lsn: Lsn,
+    donor: NodeId,
+}
+
+/// What the tasks of a session share.
+pub struct Session {
+    pub(super) runtime: Runtime,
+    pub(super) options: Rc<RelayOptions>,
+    pub(super) proposer: RefCell<Proposer>,
+    pub(super) window: RefCell<Window>,
+    pub(super) links: BTreeMap<NodeId, Link>,
+    /// Nothing but votes goes to acceptors before the primary's WAL was compared with the elected log.
+    pub(super) leading: Cell<bool>,
+    elected: Watch<Option<Elected>>,
+    committed: Watch<Lsn>,
+    status_requested: Notify,
+    end: Watch<Option<End>>,
+}
+
+/// Runs one session to its end. `led` is called once commits can be acknowledged.
+pub async fn run(runtime: &Runtime, options: &Rc<RelayOptions>, led: &dyn Fn()) -> End {
+    let (primary, questions) = match Primary::identify(runtime, &options.primary).await {
+        Ok(identified) => identified,
+        Err(error) => return error.into(),
+    };
+    match attempt(runtime, options, &primary, questions, led).await {
+        Ok(never) => match never {},
+        Err(End::Lost { own, reason }) => judge_loss(runtime, options, &primary, own, reason).await,
+        Err(end) => end,
+    }
+}
+
+/// A quorum that knows a higher term elected another proposer; a minority may only have been asked by one that is gone.
+async fn judge_loss(
+    runtime: &Runtime,
+    options: &RelayOptions,
+    primary: &Primary,
+    own: Term,
+    reason: String,
+) -> End {
+    match Survey::take(runtime, options, primary).await {
+        Ok(survey) => match survey.is_superseded(own) {
+            Some(term) => End::Stop(format!(
+                "superseded: a quorum follows another relay or a fence, elected in term {term} after ours, {own}. This relay ends; start it again only if it shall take over"
+            )),
+            None => End::Retry(reason),
+        },
+        Err(error) => End::Retry(format!("{reason}; {error}")),
+    }
+}
+
+async fn attempt(
+    runtime: &Runtime,
+    options: &Rc<RelayOptions>,
+    primary: &Primary,
+    mut questions: Connection,
+    led: &dyn Fn(),
+) -> Result<Infallible, End> {
+    let survey = Survey::take(runtime, options, primary)
+        .await
+        .map_err(|error| End::Retry(error.to_string()))?;
+    compare_committed(runtime, options, primary, &survey).await?;
+    let slot_lsn = primary::ensure_slot(&mut questions, &options.primary.slot).await?;
+    let segment = u64::from(primary.segment_size_bytes);
+    let slot_lsn = if slot_lsn.is_valid() { slot_lsn } else { primary.flush_lsn };
+
+    let start_lsn = slot_lsn.segment_start(segment);
+    let session = Rc::new(Session::new(runtime, options, primary, &survey, start_lsn));
+    let _tasks = session.spawn_tasks();
+    let won = session.or_end(session.elected()).await?;
+    tracing::info!(term = won.term.0, lsn = %won.term_start_lsn, "elected");
+    let primary = primary.refresh(&mut questions).await?;
+    let mut stream_from = won.term_start_lsn;
+    if survey.has_wal() {
+        let compared = survey.most_committed().1;
+        session.or_end(compare_elected(&session, &primary, compared, won)).await?;
+        stream_from = stream_start(won.term_start_lsn, segment);
+    }
+    let wal = session.or_end(open_wal(runtime, options, &primary, stream_from)).await?;
+    let own = [questions.process_id(), wal.process_id()].into_iter().flatten().collect::<Vec<_>>();
+    drop(questions);
+    primary::warn_of_weaknesses(runtime, &options.primary, &primary, &own).await;
+    session.begin_leading(stream_from);
+    tracing::info!(from = %stream_from, "streaming");
+    led();
+    session.or_end(session.stream(wal)).await
+}
+
+/// Where the primary's stream begins: some WAL before the term helps acceptors that are a little behind.
+fn stream_start(term_start_lsn: Lsn, segment: u64) -> Lsn {
+    let segment_start = term_start_lsn.segment_start(segment);
+    if term_start_lsn - segment_start <= WINDOW_BYTES / 2 { segment_start } else { term_start_lsn }
+}
+
+/// Compares the committed WAL of the last segment, before anything is changed.
+async fn compare_committed(
+    runtime: &Runtime,
+    options: &RelayOptions,
+    primary: &Primary,
+    survey: &Survey,
+) -> Result<(), End> {
+    let (node, commit_lsn) = survey.most_committed();
+    let start = commit_lsn.segment_start(u64::from(primary.segment_size_bytes));
+    let check = Check {
+        primary: &options.primary,
+        path: &primary.path,
+        address: &survey.addresses[&node],
+        acceptor: &options.acceptor,
+        key: options.key,
+        term: None,
+    };
+    Ok(check.compare(runtime, start, commit_lsn, primary.flush_lsn).await?)
+}
+
+/// Compares the rest of the elected log, from what was compared before up to where the term begins.
+async fn compare_elected(
+    session: &Session,
+    primary: &Primary,
+    compared: Lsn,
+    won: Elected,
+) -> Result<(), End> {
+    let segment = u64::from(primary.segment_size_bytes);
+    let start =
+        if compared.is_valid() { compared } else { won.term_start_lsn.segment_start(segment) };
+    let check = Check {
+        primary: &session.options.primary,
+        path: &primary.path,
+        address: &session.links[&won.donor].address,
+        acceptor: &session.options.acceptor,
+        key: session.options.key,
+        term: Some(won.term),
+    };
+    let runtime = &session.runtime;
+    Ok(check.compare(runtime, start, won.term_start_lsn, primary.flush_lsn).await?)
+}
+
+/// Streams through the slot; another relay that was superseded just now may still hold it.
+async fn open_wal(
+    runtime: &Runtime,
+    options: &RelayOptions,
+    primary: &Primary,
+    from: Lsn,
+) -> Result<PrimaryWal, End> {
+    let deadline = runtime.now() + SLOT_WAIT;
+    let slot = Some(options.primary.slot.as_str());
+    loop {
+        match PrimaryWal::open(runtime, &options.primary, &primary.path, slot, from).await {
+            Err(error) if error.is_slot_in_use() && runtime.now() < deadline => {
+                runtime.sleep(SLOT_RETRY).await;
+            }
+            opened => return Ok(opened?),
+        }
+    }
+}
+
+impl Session {
+    fn new(
+        runtime: &Runtime,
+        options: &Rc<RelayOptions>,
+        primary: &Primary,
+        survey: &Survey,
+        start_lsn: Lsn,
+    ) -> Session {
+        let proposer = Proposer::new(ProposerConfig {
+            key: options.key,
+            membership: survey.membership.clone(),
+            postgres_version: primary.version,
+            system_id: primary.system_id,
+            segment_size_bytes: primary.segment_size_bytes,
+            role: Role::Stream { start_lsn },
+        });
+        let addresses = survey.addresses.iter();
+        Session {
+            runtime: runtime.clone(),
+            options: options.clone(),
+            proposer: RefCell::new(proposer),
+            window: RefCell::new(Window::new(Lsn::INVALID, WINDOW_BYTES)),
+            links: addresses.map(|(id, address)| (*id, Link::new(address))).collect(),
+            leading: Cell::new(false),
+            elected: Watch::new(None),
+            committed: Watch::new(Lsn::INVALID),
+            status_requested: Notify::new(),
+            end: Watch::new(None),
+        }
+    }
+
+    /// The tasks end when what is returned is dropped.
+    fn spawn_tasks(self: &Rc<Session>) -> Vec<Task<()>> {
+        let mut tasks: Vec<Task<()>> = self
+            .links
+            .keys()
+            .map(|node| {
+                let (session, node) = (self.clone(), *node);
+                let work = async move { session.run_link(node).await };
+                self.runtime.spawn(TaskClass::Latency, work)
+            })
+            .collect();
+        let session = self.clone();
+        tasks.push(self.runtime.spawn(TaskClass::Latency, async move { session.tick().await }));
+        tasks
+    }
+
+    async fn tick(&self) {
+        loop {
+            self.runtime.sleep(TICK).await;
+            self.proposer.borrow_mut().tick();
+            let now = self.runtime.now();
+            self.links.values().for_each(|link| link.check_silence(now));
+            self.wake_all();
+        }
+    }
+
+    async fn elected(&self) -> Result<Elected, End> {
+        self.elected.wait_until(Option::is_some).await;
+        Ok(self.elected.get().expect("it was waited for"))
+    }
+
+    /// Does `work` unless the session ends before.
+    async fn or_end<T>(&self, work: impl Future<Output = Result<T, End>>) -> Result<T, End> {
+        let work = std::pin::pin!(work);
+        let ended = std::pin::pin!(self.end.wait_until(Option::is_some));
+        match select(work, ended).await {
+            Either::Left((result, _)) => result,
+            Either::Right(_) => Err(self.end.get().expect("it was waited for")),
+        }
+    }
+
+    /// An acceptor said something.
+    pub(super) fn message(&self, node: NodeId, message: &AcceptorMessage) {
+        let is_answer = matches!(message, AcceptorMessage::AppendResponse(_));
+        let actions = self.proposer.borrow_mut().message(node, message);
+        let changed = !actions.is_empty() || !is_answer;
+        actions.into_iter().for_each(|action| self.perform(action));
+        if changed {
+            self.wake_all();
+        }
+    }
+
+    pub(super) fn perform(&self, action: Action) {
+        match action {
+            Action::Elected { term, term_start_lsn, donor } => {
+                self.elected.set(Some(Elected { term, term_start_lsn, donor }));
+            }
+            Action::Committed { lsn } => self.committed.set(lsn),
+            Action::Disconnect { node, reason } => {
+                self.links[&node].refuse(reason.to_string());
+            }
+            Action::Stop(reason) => self.end.set(Some(self.end_of(&reason))),
+        }
+    }
+
+    fn end_of(&self, reason: &StopReason) -> End {
+        match reason {
+            StopReason::HigherTerm { .. } if self.leading.get() => {
+                End::Lost { own: self.proposer.borrow().term(), reason: reason.to_string() }
+            }
+            reason => End::Retry(reason.to_string()),
+        }
+    }
+
+    pub(super) fn wake_all(&self) {
+        self.links.values().for_each(|link| link.wake.notify_all());
+    }
+
+    /// The primary's WAL was compared: from now on the acceptors get it, from `stream_from` on.
+    fn begin_leading(&self, stream_from: Lsn) {
+        *self.window.borrow_mut() = Window::new(stream_from, WINDOW_BYTES);
+        self.leading.set(true);
+        self.wake_all();
+    }
+
+    async fn stream(&self, wal: PrimaryWal) -> Result<Infallible, End> {
+        let transport = wal.transport();
+        let receive = std::pin::pin!(self.receive(wal));
+        let report = std::pin::pin!(self.report(transport));
+        match select(receive, report).await {
+            Either::Left((end, _)) | Either::Right((end, _)) => end,
+        }
+    }
+
+    /// Takes the primary's WAL into the window.
+    async fn receive(&self, mut wal: PrimaryWal) -> Result<Infallible, End> {
+        loop {
+            match wal.next().await? {
+                WalEvent::Wal(piece) => {
+                    let length_bytes = piece.len() as u64;
+                    self.committed
+                        .wait_until(|lsn| self.window.borrow().has_room(*lsn, length_bytes))
+                        .await;
+                    let end = {
+                        let mut window = self.window.borrow_mut();
+                        window.push(piece);
+                        window.end()
+                    };
+                    self.proposer.borrow_mut().wal_available(end);
+                    self.wake_all();
+                }
+                WalEvent::Keepalive { reply_requested: true } => self.status_requested.notify_all(),
+                WalEvent::Keepalive { .. } => {}
+            }
+        }
+    }
+
+    /// Reports what the quorum has: at once when it grows or the primary asks, and every second.
+    async fn report(&self, transport: Transport) -> Result<Infallible, End> {
+        loop {
+            let changed = std::pin::pin!(self.committed.changed());
+            let requested = std::pin::pin!(self.status_requested.notified());
+            let lsn = self.committed.get();
+            let status = FromReader::StandbyStatus {
+                write: lsn,
+                flush: lsn,
+                apply: lsn,
+                sent_at_us: self.runtime.unix_time_us() - POSTGRES_EPOCH_UNIX_US,
+                reply_requested: false,
+            };
+            let mut out = Vec::with_capacity(64);
+            out.message(b'd', |out| status.encode(out));
+            transport.send(out).await.map_err(|error| End::Retry(format!("postgres: {error}")))?;
+            let timer = std::pin::pin!(self.runtime.sleep(TICK));
+            select(changed, select(requested, timer)).await;
+        }
+    }
+}

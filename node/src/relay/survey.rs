@@ -1,0 +1,180 @@
+//! What the acceptors are and hold, asked before anything is changed.
+
+use std::collections::BTreeMap;
+
+use firn_core::consensus::membership::Membership;
+use firn_core::types::{Generation, Lsn, NodeId, SystemId, Term, TimelineKey};
+use firn_core::wire::postgres::message::{Backend, Encode};
+use firn_core::wire::walproposer::{
+    AcceptorGreeting, AcceptorMessage, ProposerGreeting, ProposerMessage, ProtocolVersion,
+};
+use futures_util::future::join_all;
+use thiserror::Error;
+
+use super::acceptor::{self, ACCEPTOR_TIMEOUT, AcceptorError, AcceptorPosition, open_acceptor};
+use super::options::RelayOptions;
+use super::postgres::connection::{Connection, ConnectionError, refusal, within};
+use super::primary::Primary;
+use crate::runtime::Runtime;
+
+/// The command that begins a proposer's session. A Firn timeline is created explicitly, never by a push.
+pub const START_WAL_PUSH: &str =
+    "START_WAL_PUSH (proto_version '3', allow_timeline_creation 'false')";
+
+/// Why the acceptors cannot be proposed to.
+#[derive(Debug, Error)]
+pub enum SurveyError {
+    /// Too few of them answer.
+    #[error("no quorum of acceptors: {reasons}")]
+    NoQuorum {
+        /// What each of the others said.
+        reasons: String,
+    },
+    /// They hold the timeline without a membership, as Neon's computes make it.
+    #[error(
+        "the acceptors hold timeline {key} without a membership: create it with its members (firn timeline create)"
+    )]
+    NoMembership {
+        /// The timeline.
+        key: TimelineKey,
+    },
+    /// A membership that is none.
+    #[error("an acceptor tells a broken membership: {0}")]
+    BrokenMembership(String),
+}
+
+/// What was found.
+#[derive(Debug)]
+pub struct Survey {
+    /// The newest membership that any acceptor knows.
+    pub membership: Membership,
+    /// Where each member is reached.
+    pub addresses: BTreeMap<NodeId, String>,
+    /// What each member that answered holds.
+    pub members: BTreeMap<NodeId, Surveyed>,
+}
+
+/// One acceptor's answer.
+#[derive(Debug, Clone, Copy)]
+pub struct Surveyed {
+    /// Highest term that it knows.
+    pub term: Term,
+    /// How far it is.
+    pub position: AcceptorPosition,
+}
+
+impl Survey {
+    /// Asks all acceptors at once.
+    pub async fn take(
+        runtime: &Runtime,
+        options: &RelayOptions,
+        primary: &Primary,
+    ) -> Result<Survey, SurveyError> {
+        let asked = options.addresses.iter().map(|address| ask(runtime, options, primary, address));
+        let answers = join_all(asked).await;
+        let mut reasons = Vec::new();
+        let mut found = Vec::new();
+        for (address, answer) in options.addresses.iter().zip(answers) {
+            match answer {
+                Ok(answer) => found.push((address, answer)),
+                Err(error) => reasons.push(format!("{address}: {error}")),
+            }
+        }
+        let newest = found.iter().map(|(_, (greeting, _))| &greeting.membership);
+        let newest = newest.max_by_key(|membership| membership.generation).cloned();
+        let Some(membership) = newest else {
+            return Err(SurveyError::NoQuorum { reasons: reasons.join("; ") });
+        };
+        if membership.generation == Generation(0) {
+            return Err(SurveyError::NoMembership { key: options.key });
+        }
+        membership.validate().map_err(|error| SurveyError::BrokenMembership(error.to_string()))?;
+        let mut addresses: BTreeMap<NodeId, String> = membership
+            .all()
+            .map(|member| (member.id, format!("{}:{}", member.host, member.pg_port)))
+            .collect();
+        let mut members = BTreeMap::new();
+        for (address, (greeting, position)) in found {
+            let node = greeting.node_id;
+            if !membership.contains(node) {
+                let generation = membership.generation;
+                reasons.push(format!(
+                    "{address}: node {node} is not a member of generation {generation}; an emptied or foreign data directory? replace it by a membership change (firn timeline members)"
+                ));
+                continue;
+            }
+            if members.contains_key(&node) {
+                reasons.push(format!("{address}: leads to node {node} as another address does"));
+                continue;
+            }
+            addresses.insert(node, address.clone());
+            members.insert(node, Surveyed { term: greeting.term, position });
+        }
+        reasons.iter().for_each(|reason| tracing::warn!("acceptor {reason}"));
+        if !membership.is_quorum(|id| members.contains_key(&id)) {
+            return Err(SurveyError::NoQuorum { reasons: reasons.join("; ") });
+        }
+        Ok(Survey { membership, addresses, members })
+    }
+
+    /// The member that knows the highest commit position, and that position.
+    pub fn most_committed(&self) -> (NodeId, Lsn) {
+        let positions = self.members.iter().map(|(id, found)| (*id, found.position.commit_lsn));
+        positions.max_by_key(|(_, lsn)| *lsn).expect("a quorum answered")
+    }
+
+    /// Whether any member holds WAL, or knows where it begins.
+    pub fn has_wal(&self) -> bool {
+        self.members.values().any(|found| found.position.flush_lsn.is_valid())
+    }
+
+    /// Whether a quorum knows a higher term: another proposer was elected after `own`.
+    pub fn is_superseded(&self, own: Term) -> Option<Term> {
+        let higher = |id: NodeId| self.members.get(&id).is_some_and(|found| found.term > own);
+        let highest = self.members.values().map(|found| found.term).max()?;
+        self.membership.is_quorum(higher).then_some(highest)
+    }
+}
+
+async fn ask(
+    runtime: &Runtime,
+    options: &RelayOptions,
+    primary: &Primary,
+    address: &str,
+) -> Result<(AcceptorGreeting, AcceptorPosition), AcceptorError> {
+    let position = acceptor::position(runtime, &options.acceptor, address, options.key).await?;
+    let mut connection = open_acceptor(runtime, &options.acceptor, address, options.key).await?;
+    let greeting =
+        within(runtime, ACCEPTOR_TIMEOUT, greet(&mut connection, options.key, primary)).await?;
+    Ok((greeting, position))
+}
+
+/// Greets as a proposer without a cluster, which changes nothing.
+async fn greet(
+    connection: &mut Connection,
+    key: TimelineKey,
+    primary: &Primary,
+) -> Result<AcceptorGreeting, ConnectionError> {
+    connection.start_copy_both(START_WAL_PUSH).await?;
+    let greeting = ProposerMessage::Greeting(ProposerGreeting {
+        key,
+        membership: Membership::default(),
+        postgres_version: primary.version,
+        system_id: SystemId(0),
+        segment_size_bytes: primary.segment_size_bytes,
+    });
+    let mut out = Vec::new();
+    out.message(b'd', |out| greeting.encode(ProtocolVersion::V3, out));
+    connection.send(out).await?;
+    let message = connection.receive().await?;
+    let unexpected =
+        ConnectionError::Unexpected { tag: message.tag.into(), during: "awaiting a greeting" };
+    match Backend::from_message(message)? {
+        Backend::CopyData(payload) => match AcceptorMessage::decode(ProtocolVersion::V3, payload) {
+            Ok(AcceptorMessage::Greeting(greeting)) => Ok(greeting),
+            _ => Err(unexpected),
+        },
+        Backend::Error { .. } => Err(refusal(message)),
+        _ => Err(unexpected),
+    }
+}
