@@ -109,7 +109,7 @@ impl RebuildArguments {
     }
 
     fn recover(&self, install: PostgresInstall, to: &Path, until: Lsn) -> Result<u32> {
-        let before = newest_history(to)?;
+        let before = newest_history(to)?.map(|(timeline, _)| timeline);
         let mut server = PostgresServer::adopt(install.clone(), to)?;
         let restore_command = self.restore_command(until)?;
         // On the command line only: nothing of the recovery stays behind in the directory. WAL is kept for the relay,
@@ -121,8 +121,13 @@ impl RebuildArguments {
             ("autovacuum", "off"),
             ("hot_standby", "off"),
         ])?;
+        // The base backup's control file says "in production" too, so the promotion's history file must be there first.
+        let promoted = |history: Option<(u32, Lsn)>| history.map(|(timeline, _)| timeline) > before;
         let in_production = || {
             server.check_running().context("the recovery failed")?;
+            if !promoted(newest_history(to)?) {
+                return Ok(None);
+            }
             let mut command = install.command("pg_controldata")?;
             let report = run(command.env("LC_ALL", "C").arg("-D").arg(to))?;
             let state = report.lines().find(|line| line.starts_with("Database cluster state:"));
@@ -132,10 +137,6 @@ impl RebuildArguments {
         server.stop()?;
         let (timeline, switch_lsn) =
             newest_history(to)?.context("the recovery left no timeline history")?;
-        ensure!(
-            Some(timeline) != before.map(|(timeline, _)| timeline),
-            "the server was not promoted"
-        );
         ensure!(
             switch_lsn == until,
             "the recovery ended at {switch_lsn}, not at the fence {until}: do not use {}",
