@@ -9,6 +9,7 @@ pub mod rebuild;
 pub mod timeline;
 mod timeline_members;
 pub mod wal;
+mod wal_dump;
 
 use std::process::ExitCode;
 

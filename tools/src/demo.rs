@@ -28,7 +28,7 @@ use crate::local::postgres_install::PostgresInstall;
 /// `firn demo`.
 #[derive(Debug, Args)]
 pub struct DemoArguments {
-    /// Major version of Postgres; without it Debian's, or what FIRN_POSTGRES names.
+    /// Major version of Postgres; without it Debian's, or what FIRN_POSTGRES_HOME names.
     #[arg(long)]
     postgres_version: Option<u32>,
     /// Concurrent clients.

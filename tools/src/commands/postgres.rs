@@ -16,12 +16,12 @@ use crate::commands::nodes::{KeyArguments, NodesArguments, random_id};
 use crate::commands::rebuild::RebuildArguments;
 use crate::local::postgres_install::{PostgresInstall, ServerUser};
 
-/// The file in a data directory that says that a server ran in it without fsync. It holds the token of that run.
+/// The file in a data directory that says that a server ran in it without fsync. It holds the run's id.
 pub const USED_MARK: &str = "firn.used_without_fsync";
 
-/// The server setting that tells a relay that the server runs in a directory that is used once. The relay must be given
-/// the same token (`--fsync-off-token`) and refuses `fsync=off` otherwise.
-pub const TOKEN_SETTING: &str = "firn.fsync_off_token";
+/// The server setting by which a relay sees that a server without fsync runs in a directory that is used once: the
+/// run's id. A relay refuses a primary with `fsync=off` that does not have it.
+pub const RUN_SETTING: &str = "firn.single_use_run";
 
 /// Postgres servers.
 #[derive(Debug, Subcommand)]
@@ -75,21 +75,20 @@ impl RunArguments {
             to: self.to.clone(),
         };
         let rebuilt = rebuild.rebuild()?;
-        let (mut command, token) = single_use(&rebuilt.install, &self.to, self.port)?;
+        let mut command = single_use(&rebuilt.install, &self.to, self.port)?;
         eprintln!("firn: rebuilt up to {}; starting without fsync, once", rebuilt.fenced.lsn);
-        eprintln!("firn: start the relay with --fsync-off-token {token}");
         // Replaces this process, so that signals and the exit code are the server's own.
         let error = command.args(&self.arguments).exec();
         Err(error).context("cannot start postgres")
     }
 }
 
-/// Marks a fresh directory as used and gives the command that runs a server in it, once, and the run's token.
-pub fn single_use(install: &PostgresInstall, data: &Path, port: u16) -> Result<(Command, String)> {
+/// Marks a fresh directory as used and gives the command that runs a server in it, once.
+pub fn single_use(install: &PostgresInstall, data: &Path, port: u16) -> Result<Command> {
     let mark = data.join(USED_MARK);
     ensure!(!mark.exists(), "{} was used without fsync already", data.display());
-    let token = random_id()?.to_string();
-    fs::write(&mark, format!("{token}\n"))
+    let run_id = random_id()?;
+    fs::write(&mark, format!("{run_id}\n"))
         .and_then(|()| File::open(&mark)?.sync_all())
         .and_then(|()| File::open(data)?.sync_all())
         .with_context(|| format!("cannot mark {} as used", data.display()))?;
@@ -100,6 +99,6 @@ pub fn single_use(install: &PostgresInstall, data: &Path, port: u16) -> Result<(
     for setting in ["fsync=off", "restart_after_crash=off"] {
         command.args(["-c", setting]);
     }
-    command.args(["-c", &format!("{TOKEN_SETTING}={token}")]);
-    Ok((command, token))
+    command.args(["-c", &format!("{RUN_SETTING}={run_id}")]);
+    Ok(command)
 }

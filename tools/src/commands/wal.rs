@@ -8,7 +8,9 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, Subcommand};
 use firn_core::types::{Lsn, TimelineKey};
 
+use crate::commands::finish;
 use crate::commands::nodes::{KeyArguments, NodesArguments};
+use crate::commands::wal_dump::DumpArguments;
 
 /// Exit code of `wal fetch` when the archive has no such file: a restore goes on without it.
 const EXIT_NOT_THERE: u8 = 1;
@@ -23,6 +25,8 @@ pub enum WalCommand {
     ///
     /// Exits with 0 when the file is there, 1 when no node has anything of it, 200 when too few nodes answered.
     Fetch(FetchArguments),
+    /// Show the records in segment files or in a timeline's committed WAL.
+    Dump(DumpArguments),
 }
 
 impl WalCommand {
@@ -30,6 +34,7 @@ impl WalCommand {
     pub fn run(self) -> ExitCode {
         match self {
             WalCommand::Fetch(arguments) => arguments.run(),
+            WalCommand::Dump(arguments) => finish(arguments.run()),
         }
     }
 }

@@ -25,10 +25,10 @@ pub struct PostgresInstall {
 impl PostgresInstall {
     /// Finds a Postgres of this major version; without one, the newest that Debian installed, else the newest there is.
     ///
-    /// Looks into `FIRN_POSTGRES` (a directory that holds `bin/`), then into `target/postgres/RELEASE` above the running
+    /// Looks into `FIRN_POSTGRES_HOME` (a directory that holds `bin/`), then into `target/postgres/RELEASE` above the running
     /// program, where `./test` puts them, then at Debian's packages.
     pub fn find(major: Option<u32>) -> Result<PostgresInstall> {
-        if let Some(folder) = std::env::var_os("FIRN_POSTGRES") {
+        if let Some(folder) = std::env::var_os("FIRN_POSTGRES_HOME") {
             let found = PostgresInstall::at(Path::new(&folder))?;
             if major.is_none_or(|major| major == found.major) {
                 return Ok(found);
@@ -43,9 +43,9 @@ impl PostgresInstall {
         found.pop().with_context(|| match major {
             Some(major) => format!(
                 "no Postgres {major}: run ./test postgres --versions {major}, or apt-get install postgresql-{major}, \
-                 or set FIRN_POSTGRES to the directory that holds its bin/"
+                 or set FIRN_POSTGRES_HOME to the directory that holds its bin/"
             ),
-            None => "no Postgres: apt-get install postgresql, or set FIRN_POSTGRES to the directory that holds its \
+            None => "no Postgres: apt-get install postgresql, or set FIRN_POSTGRES_HOME to the directory that holds its \
                      bin/"
                 .to_string(),
         })
