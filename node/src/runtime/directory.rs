@@ -11,6 +11,7 @@ use rustix::fs::{FlockOperation, Mode, OFlags};
 use super::Runtime;
 use super::file::{OpenOptions, at_path};
 use super::operation::Operation;
+use super::sim;
 
 /// One entry of a directory.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -24,7 +25,13 @@ pub struct DirectoryEntry {
 /// An exclusive lock on a file, held until dropped or the process ends.
 #[derive(Debug)]
 pub struct FileLock {
-    _descriptor: std::os::fd::OwnedFd,
+    _held: Held,
+}
+
+#[derive(Debug)]
+enum Held {
+    Descriptor { _descriptor: std::os::fd::OwnedFd },
+    Simulated { _lock: sim::SimulatedLock },
 }
 
 impl Runtime {
@@ -34,6 +41,11 @@ impl Runtime {
     /// Those of mkdir(2).
     pub async fn create_dir_all(&self, path: impl AsRef<Path>) -> io::Result<()> {
         let path = path.as_ref();
+        if let Some(machine) = self.simulated() {
+            return machine
+                .create_dir_all(path)
+                .map_err(|error| at_path("create directory", path, error));
+        }
         std::fs::create_dir_all(path).map_err(|error| at_path("create directory", path, error))
     }
 
@@ -43,6 +55,9 @@ impl Runtime {
     /// Those of reading the directory.
     pub async fn list_dir(&self, path: impl AsRef<Path>) -> io::Result<Vec<DirectoryEntry>> {
         let path = path.as_ref();
+        if let Some(machine) = self.simulated() {
+            return machine.list_dir(path).map_err(|error| at_path("list", path, error));
+        }
         let list = || -> io::Result<Vec<DirectoryEntry>> {
             let mut entries = Vec::new();
             for entry in std::fs::read_dir(path)? {
@@ -63,6 +78,9 @@ impl Runtime {
     /// Those of stat(2) other than that there is nothing.
     pub async fn exists(&self, path: impl AsRef<Path>) -> io::Result<bool> {
         let path = path.as_ref();
+        if let Some(machine) = self.simulated() {
+            return Ok(machine.exists(path));
+        }
         path.try_exists().map_err(|error| at_path("look for", path, error))
     }
 
@@ -93,6 +111,11 @@ impl Runtime {
     /// Those of removing.
     pub async fn remove_dir_all(&self, path: impl AsRef<Path>) -> io::Result<()> {
         let path = path.as_ref();
+        if let Some(machine) = self.simulated() {
+            return machine
+                .remove_dir_all(path)
+                .map_err(|error| at_path("remove directory", path, error));
+        }
         std::fs::remove_dir_all(path).map_err(|error| at_path("remove directory", path, error))
     }
 
@@ -116,12 +139,16 @@ impl Runtime {
     /// Those of open(2) and flock(2).
     pub async fn lock_file(&self, path: impl AsRef<Path>) -> io::Result<Option<FileLock>> {
         let path = path.as_ref();
+        if let Some(machine) = self.simulated() {
+            let lock = machine.lock(path).map_err(|error| at_path("lock", path, error))?;
+            return Ok(lock.map(|lock| FileLock { _held: Held::Simulated { _lock: lock } }));
+        }
         let named = |error: rustix::io::Errno| at_path("lock", path, error.into());
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC;
         let descriptor =
             rustix::fs::open(path, flags, Mode::from_raw_mode(0o644)).map_err(named)?;
         match rustix::fs::flock(&descriptor, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Some(FileLock { _descriptor: descriptor })),
+            Ok(()) => Ok(Some(FileLock { _held: Held::Descriptor { _descriptor: descriptor } })),
             Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
             Err(error) => Err(named(error)),
         }

@@ -50,6 +50,11 @@ impl OpenOptions {
         Self { buffered: true, ..self }
     }
 
+    /// Whether to make the file, to insist on making it, and to empty it.
+    pub(super) fn creation(&self) -> (bool, bool, bool) {
+        (self.create, self.create_new, self.truncate)
+    }
+
     pub(super) fn open_flags(&self) -> i32 {
         let mut flags = libc::O_CLOEXEC;
         flags |= match (self.read, self.write) {
@@ -201,8 +206,10 @@ impl File {
     /// # Errors
     /// Those of fstat(2).
     pub async fn len(&self) -> io::Result<u64> {
-        let Handle::Descriptor(descriptor) = &*self.handle;
-        let stat = rustix::fs::fstat(descriptor).map_err(io::Error::from);
+        if let Handle::SimFile(inode) = &*self.handle {
+            return Ok(inode.len_bytes());
+        }
+        let stat = rustix::fs::fstat(self.handle.descriptor()).map_err(io::Error::from);
         stat.map(|stat| stat.st_size as u64).map_err(|error| at_path("fstat", &self.path, error))
     }
 
@@ -219,8 +226,13 @@ impl File {
     /// # Errors
     /// Those of ftruncate(2).
     pub async fn set_len(&self, len_bytes: u64) -> io::Result<()> {
-        let Handle::Descriptor(descriptor) = &*self.handle;
-        let result = rustix::fs::ftruncate(descriptor, len_bytes).map_err(io::Error::from);
+        if let (Handle::SimFile(inode), Some(machine)) = (&*self.handle, self.runtime.simulated()) {
+            return machine
+                .set_len(inode, len_bytes)
+                .map_err(|error| at_path("ftruncate", &self.path, error));
+        }
+        let result =
+            rustix::fs::ftruncate(self.handle.descriptor(), len_bytes).map_err(io::Error::from);
         result.map_err(|error| at_path("ftruncate", &self.path, error))
     }
 

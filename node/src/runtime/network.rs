@@ -62,8 +62,11 @@ impl Runtime {
     pub async fn listen(&self, address: &str) -> io::Result<Listener> {
         let named = |error: io::Error| at_address("listen on", address, error);
         let resolved = self.resolve(address).await.map_err(named)?;
-        let (handle, local_addr) = listening_socket(resolved).map_err(named)?;
-        let handle = Rc::new(Handle::Descriptor(handle));
+        let (handle, local_addr) = match self.simulated() {
+            Some(machine) => machine.listen(resolved).map_err(named)?,
+            None => listening_socket(resolved).map_err(named)?,
+        };
+        let handle = Rc::new(handle);
         let unfinished = Unfinished::default();
         Ok(Listener { runtime: self.clone(), handle, local_addr, unfinished })
     }
@@ -84,6 +87,9 @@ impl Runtime {
     async fn resolve(&self, address: &str) -> io::Result<SocketAddr> {
         if let Ok(address) = address.parse() {
             return Ok(address);
+        }
+        if let Some(machine) = self.simulated() {
+            return machine.resolve(address);
         }
         let (sender, receiver) = oneshot();
         let owned = address.to_string();
@@ -114,14 +120,17 @@ impl Listener {
             .resume_or(|| self.runtime.perform(Operation::Accept { listener }))
             .await;
         let handle = completion.into_opened()?;
-        let peer_addr = accepted(&handle)?;
+        let peer_addr = match self.runtime.simulated() {
+            Some(machine) => machine.peer_addr(&handle)?,
+            None => accepted(&handle)?,
+        };
         Ok(Stream::new(&self.runtime, handle, peer_addr, Vec::new()))
     }
 }
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        end_operations(&self.handle);
+        end_operations(&self.runtime, &self.handle);
     }
 }
 
@@ -247,7 +256,7 @@ impl Drop for StreamState {
     fn drop(&mut self) {
         drop(self.unfinished.resume());
         if !self.moved.get() {
-            end_operations(&self.handle);
+            end_operations(&self.runtime, &self.handle);
         }
     }
 }
@@ -316,29 +325,31 @@ fn received(completion: Completion) -> (io::Result<usize>, Vec<u8>) {
 }
 
 /// Makes operations in flight on a socket complete, so that it closes: they hold it open.
-fn end_operations(handle: &Rc<Handle>) {
-    if Rc::strong_count(handle) > 1 {
-        let Handle::Descriptor(descriptor) = &**handle;
+fn end_operations(runtime: &Runtime, handle: &Rc<Handle>) {
+    if Rc::strong_count(handle) == 1 {
+        return;
+    }
+    match runtime.simulated() {
+        Some(machine) => machine.end_operations(handle),
         // An error means that there is no connection any more, which ends them too.
-        let _ = rustix::net::shutdown(descriptor, rustix::net::Shutdown::Both);
+        None => drop(rustix::net::shutdown(handle.descriptor(), rustix::net::Shutdown::Both)),
     }
 }
 
-fn listening_socket(address: SocketAddr) -> io::Result<(std::os::fd::OwnedFd, SocketAddr)> {
+fn listening_socket(address: SocketAddr) -> io::Result<(Handle, SocketAddr)> {
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let socket = rustix::net::socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
     sockopt::set_socket_reuseaddr(&socket, true)?;
     rustix::net::bind(&socket, &address)?;
     rustix::net::listen(&socket, LISTEN_BACKLOG)?;
     let local_addr = rustix::net::getsockname(&socket)?.try_into()?;
-    Ok((socket, local_addr))
+    Ok((Handle::Descriptor(socket), local_addr))
 }
 
 /// Prepares an accepted socket and says who is at its other end.
 fn accepted(handle: &Handle) -> io::Result<SocketAddr> {
-    let Handle::Descriptor(descriptor) = handle;
-    sockopt::set_tcp_nodelay(descriptor, true)?;
-    let peer = rustix::net::getpeername(descriptor)?;
+    sockopt::set_tcp_nodelay(handle.descriptor(), true)?;
+    let peer = rustix::net::getpeername(handle.descriptor())?;
     Ok(peer.ok_or(rustix::io::Errno::NOTCONN)?.try_into()?)
 }
 

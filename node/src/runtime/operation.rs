@@ -15,12 +15,32 @@ use std::task::{Context, Poll};
 use super::buffer::Buffer;
 use super::file::OpenOptions;
 use super::reactor::Reactor;
+use super::sim;
 
 /// An open file or socket of whichever implementation runs.
 #[derive(Debug)]
 pub(super) enum Handle {
     /// Of the kernel.
     Descriptor(OwnedFd),
+    /// A file of a simulated disk.
+    SimFile(sim::Inode),
+    /// A directory of a simulated disk, by its path.
+    SimDirectory(PathBuf),
+    /// A socket of a simulated network.
+    SimSocket(sim::Socket),
+}
+
+impl Handle {
+    /// The kernel's descriptor.
+    ///
+    /// # Panics
+    /// If another implementation made it: handles never cross implementations.
+    pub(super) fn descriptor(&self) -> &OwnedFd {
+        match self {
+            Handle::Descriptor(descriptor) => descriptor,
+            _ => unreachable!("the kernel is given only what it made"),
+        }
+    }
 }
 
 /// A request with everything that it needs.

@@ -4,7 +4,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use super::operation::{Completion, Operation};
-use super::uring;
+use super::{sim, uring};
 
 /// How long the reactor may wait for a completion.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,10 +17,12 @@ pub(super) enum Wait {
     Forever,
 }
 
-/// Carries out operations.
+/// Carries out operations. One per shard, so the variants need not be of a size.
+#[allow(clippy::large_enum_variant)]
 #[derive(Debug)]
 pub(super) enum Reactor {
     Uring(uring::Reactor),
+    Sim(sim::Reactor),
 }
 
 impl Reactor {
@@ -28,12 +30,14 @@ impl Reactor {
     pub(super) fn submit(&self, operation: Operation) -> usize {
         match self {
             Reactor::Uring(reactor) => reactor.submit(operation),
+            Reactor::Sim(reactor) => reactor.submit(operation),
         }
     }
 
     pub(super) fn poll(&self, index: usize, context: &mut Context<'_>) -> Poll<Completion> {
         match self {
             Reactor::Uring(reactor) => reactor.poll(index, context),
+            Reactor::Sim(reactor) => reactor.poll(index, context),
         }
     }
 
@@ -41,6 +45,7 @@ impl Reactor {
     pub(super) fn abandon(&self, index: usize) {
         match self {
             Reactor::Uring(reactor) => reactor.abandon(index),
+            Reactor::Sim(reactor) => reactor.abandon(index),
         }
     }
 }

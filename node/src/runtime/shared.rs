@@ -11,6 +11,7 @@ use super::clock;
 use super::executor::{Executor, Task, TaskClass};
 use super::operation::{Operation, Pending};
 use super::reactor::Reactor;
+use super::sim;
 use super::time::MonotonicTime;
 use super::timers::{TimerKey, Timers};
 
@@ -88,6 +89,7 @@ impl Runtime {
     pub fn now(&self) -> MonotonicTime {
         match &*self.0.reactor {
             Reactor::Uring(_) => clock::monotonic(),
+            Reactor::Sim(reactor) => reactor.now(),
         }
     }
 
@@ -95,6 +97,7 @@ impl Runtime {
     pub fn unix_time_us(&self) -> i64 {
         match &*self.0.reactor {
             Reactor::Uring(_) => clock::unix_time_us(),
+            Reactor::Sim(reactor) => reactor.unix_time_us(),
         }
     }
 
@@ -102,6 +105,7 @@ impl Runtime {
     pub fn fill_random(&self, bytes: &mut [u8]) {
         match &*self.0.reactor {
             Reactor::Uring(_) => clock::fill_random(bytes),
+            Reactor::Sim(reactor) => reactor.fill_random(bytes),
         }
     }
 
@@ -116,6 +120,15 @@ impl Runtime {
     pub fn ring_enters(&self) -> u64 {
         match &*self.0.reactor {
             Reactor::Uring(reactor) => reactor.enters(),
+            Reactor::Sim(_) => 0,
+        }
+    }
+
+    /// The simulated machine that this runs on, if it is one.
+    pub(super) fn simulated(&self) -> Option<&sim::Reactor> {
+        match &*self.0.reactor {
+            Reactor::Sim(reactor) => Some(reactor),
+            Reactor::Uring(_) => None,
         }
     }
 

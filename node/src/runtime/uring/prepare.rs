@@ -153,17 +153,11 @@ impl Prepared {
     }
 }
 
-/// Puts an entry into the submission queue.
-pub(super) fn push(ring: &mut io_uring::IoUring, entry: &squeue::Entry) -> io::Result<()> {
-    loop {
-        // SAFETY: every entry comes from `prepare`, whose `Prepared` (or the reactor's own wake buffer) owns the memory
-        // that it names, and stays in the reactor until the entry's completion.
-        if unsafe { ring.submission().push(entry) }.is_ok() {
-            return Ok(());
-        }
-        // The queue is full: the kernel takes what is in it, which makes room.
-        ring.submit()?;
-    }
+/// Puts an entry into the submission queue; false if it is full.
+pub(super) fn try_push(ring: &mut io_uring::IoUring, entry: &squeue::Entry) -> bool {
+    // SAFETY: every entry comes from `prepare`, whose `Prepared` owns the memory that it names and stays in the
+    // reactor until the entry's completion, or names no memory at all (the wake poll, cancellations).
+    unsafe { ring.submission().push(entry) }.is_ok()
 }
 
 fn transfer_len(len_bytes: usize) -> u32 {
@@ -171,8 +165,7 @@ fn transfer_len(len_bytes: usize) -> u32 {
 }
 
 fn descriptor(handle: &Handle) -> types::Fd {
-    let Handle::Descriptor(descriptor) = handle;
-    types::Fd(descriptor.as_raw_fd())
+    types::Fd(handle.descriptor().as_raw_fd())
 }
 
 fn c_path(path: &Path) -> io::Result<CString> {

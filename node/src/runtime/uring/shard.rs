@@ -122,8 +122,12 @@ where
     };
     let main = runtime.spawn(TaskClass::Latency, main);
     let mut turns = Turns { runtime: &runtime, spin: options.spin, busy: monotonic() };
-    while !main.is_finished() {
-        turns.next(&|| main.is_finished())?;
+    loop {
+        let ran = turns.run_tasks();
+        if main.is_finished() {
+            break;
+        }
+        turns.wait(ran)?;
     }
     let value = result.borrow_mut().take();
     Ok(value.expect("the main future leaves its value when it ends"))
@@ -142,8 +146,14 @@ impl Drop for Closing {
             return;
         }
         shard.executor.close();
-        let reactor::Reactor::Uring(ring) = &*shard.reactor;
-        ring.drain();
+        ring(shard).drain();
+    }
+}
+
+fn ring(shard: &Shard) -> &Reactor {
+    match &*shard.reactor {
+        reactor::Reactor::Uring(reactor) => reactor,
+        _ => unreachable!("`run` gave this shard a ring"),
     }
 }
 
@@ -155,15 +165,11 @@ struct Turns<'a> {
 }
 
 impl Turns<'_> {
-    /// One turn; does not wait once `finished` says so, as nothing would end the wait.
-    fn next(&mut self, finished: &dyn Fn() -> bool) -> io::Result<()> {
+    /// Fires timers and gives the ring its turn; sleeps if nothing else is to do.
+    fn wait(&mut self, ran: bool) -> io::Result<()> {
         let shard = &*self.runtime.0;
-        let ran = self.run_tasks();
-        if finished() {
-            return Ok(());
-        }
-        let reactor::Reactor::Uring(ring) = &*shard.reactor;
-        let mut now = monotonic();
+        let ring = ring(shard);
+        let now = monotonic();
         if ran {
             self.busy = now;
         }
@@ -172,21 +178,20 @@ impl Turns<'_> {
         }
         let spinning = now - self.busy < self.spin;
         if spinning || !shard.executor.park() {
-            ring.turn(Wait::No)?;
-            if spinning {
-                std::hint::spin_loop();
-            }
-        } else {
-            let wait = match shard.timers.next_deadline() {
-                None => Wait::Forever,
-                Some(deadline) => Wait::AtMost(deadline - now),
-            };
-            let waited = ring.turn(wait);
-            shard.executor.unparked();
-            waited?;
-            now = monotonic();
-            shard.timers.fire(now);
+            ring.enter(Wait::No)?;
+            std::hint::spin_loop();
+            return ring.reap();
         }
+        let wait = match shard.timers.next_deadline() {
+            None => Wait::Forever,
+            Some(deadline) => Wait::AtMost(deadline - now),
+        };
+        let entered = ring.enter(wait);
+        // Before completions wake tasks: only wakes from other threads are to signal the wake event.
+        shard.executor.unparked();
+        entered?;
+        ring.reap()?;
+        shard.timers.fire(monotonic());
         Ok(())
     }
 
