@@ -7,7 +7,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
+
+pub mod conversation;
 
 /// Largest recording that is unpacked; the largest one there is has a few MB.
 const RECORDING_BYTES_MAX: u64 = 256 << 20;
@@ -76,16 +78,29 @@ impl Recording {
     }
 }
 
-/// The directory with the recordings: `FIRN_SHARED`, or `shared` beside the repository.
+/// The directory with the recordings: `FIRN_SHARED`, or `shared` beside the workspace, or beside the repository that this
+/// work tree belongs to.
 pub fn shared_directory() -> Result<PathBuf> {
-    let beside = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared");
-    let directory = std::env::var_os("FIRN_SHARED").map_or_else(beside, PathBuf::from);
-    ensure!(
-        directory.join("golden").is_dir(),
-        "no recordings in {}: set FIRN_SHARED to the directory that holds golden/",
-        directory.display()
-    );
-    Ok(directory)
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let candidates = match std::env::var_os("FIRN_SHARED") {
+        Some(given) => vec![PathBuf::from(given)],
+        None => std::iter::once(workspace.join("../shared"))
+            .chain(repository_of(&workspace).map(|repository| repository.join("../shared")))
+            .collect(),
+    };
+    let found = candidates.iter().find(|directory| directory.join("golden").is_dir());
+    found.cloned().with_context(|| {
+        format!("no recordings (a directory with golden/ in it) in {candidates:?}: set FIRN_SHARED")
+    })
+}
+
+/// The repository's own directory when `workspace` is a linked work tree: its `.git` is then a file that names a folder
+/// inside the repository's.
+fn repository_of(workspace: &Path) -> Option<PathBuf> {
+    let link = fs::read_to_string(workspace.join(".git")).ok()?;
+    let folder = Path::new(link.strip_prefix("gitdir:")?.trim());
+    let git = folder.ancestors().find(|ancestor| ancestor.ends_with(".git"))?;
+    git.parent().map(Path::to_path_buf)
 }
 
 /// The recorded connections of one scenario (as `a1-first-start`), by name, in the order of connecting.
