@@ -55,7 +55,7 @@ impl Acceptor {
         let election_pending = self.durable.elections != self.elections;
         match self.must_keep_commit_lsn() {
             true => {
-                let changes = Changes::one(self.position_change());
+                let changes = Changes::two(self.lazy_positions(), None);
                 self.step(changes, Reply::AppendResponse { when: When::Durable })
             }
             false if election_pending => {
@@ -75,9 +75,12 @@ impl Acceptor {
         reaches_term_start || segment_ahead
     }
 
-    pub(super) fn position_change<'a>(&self) -> Change<'a> {
+    /// What is kept lazily, as a change; it goes along with whatever else is made durable.
+    pub(super) fn lazy_positions<'a>(&self) -> Option<Change<'a>> {
         let (commit_lsn, peer_horizon_lsn) = (self.commit_lsn, self.peer_horizon_lsn);
-        Change::Position { commit_lsn, peer_horizon_lsn }
+        let kept = (self.state.commit_lsn, self.state.peer_horizon_lsn);
+        let ahead = kept != (commit_lsn, peer_horizon_lsn);
+        ahead.then_some(Change::Position { commit_lsn, peer_horizon_lsn })
     }
 
     /// Tells a stale proposer of the higher term, and nothing else.

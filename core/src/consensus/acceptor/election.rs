@@ -14,7 +14,7 @@ impl Acceptor {
         self.check_generation("VoteRequest", request.generation)?;
         let vote_given = request.term > self.state.term;
         let changes = match vote_given {
-            true => Changes::one(Change::Vote { term: request.term }),
+            true => Changes::two(self.lazy_positions(), Some(Change::Vote { term: request.term })),
             false => Changes::none(),
         };
         if vote_given {
@@ -51,7 +51,8 @@ impl Acceptor {
             history: elected.term_history.clone(),
             truncate_to,
         };
-        let step = self.step(Changes::one(change), Reply::None);
+        let changes = Changes::two(self.lazy_positions(), Some(change));
+        let step = self.step(changes, Reply::None);
         self.scanner = Some(RecordScanner::new(truncate_to, self.state.segment_size_bytes));
         Ok(step)
     }

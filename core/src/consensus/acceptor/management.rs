@@ -15,7 +15,8 @@ impl Acceptor {
             return self.step(Changes::none(), Reply::None);
         }
         self.scanner = None;
-        self.step(Changes::one(Change::Term { term }), Reply::None)
+        let changes = Changes::two(self.lazy_positions(), Some(Change::Term { term }));
+        self.step(changes, Reply::None)
     }
 
     /// Adopts a membership of a higher generation; the same generation changes nothing. The caller answers when the
@@ -61,11 +62,7 @@ impl Acceptor {
 
     /// Makes durable what is kept lazily, `None` when nothing is: for the end of a connection, and now and then.
     pub fn checkpoint(&mut self) -> Option<Step<'static>> {
-        let kept = (self.state.commit_lsn, self.state.peer_horizon_lsn);
-        if kept == (self.commit_lsn, self.peer_horizon_lsn) {
-            return None;
-        }
-        let changes = Changes::one(self.position_change());
-        Some(self.step(changes, Reply::None))
+        let change = self.lazy_positions()?;
+        Some(self.step(Changes::one(change), Reply::None))
     }
 }
