@@ -1,5 +1,7 @@
 //! What Firn's end-to-end tests share: real Postgres servers, node processes, recordings.
 
+pub mod cluster;
+pub mod fuzz;
 pub mod postgres_versions;
 pub mod recordings;
 pub mod simulation;
