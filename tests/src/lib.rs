@@ -2,6 +2,7 @@
 
 pub mod cluster;
 pub mod fuzz;
+pub mod oracle;
 pub mod postgres_versions;
 pub mod recordings;
 pub mod simulation;

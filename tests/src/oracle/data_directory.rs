@@ -1,0 +1,89 @@
+//! Reads a stopped server's data directory: relation files and WAL segments.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use firn_core::postgres::page::PAGE_BYTES;
+use firn_core::postgres::wal::{Fork, RelationId};
+
+use super::store::Store;
+
+/// Blocks of one file of a relation; larger ones go on in `.1`, `.2` ...
+const BLOCKS_PER_FILE: u32 = 131_072;
+const GLOBAL_TABLESPACE: u32 = 1664;
+const DEFAULT_TABLESPACE: u32 = 1663;
+
+/// Reads every relation of the data directory.
+pub fn read_relations(data: &Path) -> Result<Store> {
+    let mut store = Store::default();
+    read_folder(&mut store, &data.join("global"), GLOBAL_TABLESPACE, 0)?;
+    read_databases(&mut store, &data.join("base"), DEFAULT_TABLESPACE)?;
+    for (name, path) in entries(&data.join("pg_tblspc"))? {
+        let Ok(tablespace) = name.parse() else { continue };
+        for (name, path) in entries(&path)? {
+            if name.starts_with("PG_") {
+                read_databases(&mut store, &path, tablespace)?;
+            }
+        }
+    }
+    Ok(store)
+}
+
+fn entries(folder: &Path) -> Result<Vec<(String, std::path::PathBuf)>> {
+    let list = fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))?;
+    list.map(|entry| {
+        let entry = entry?;
+        Ok((entry.file_name().to_string_lossy().into_owned(), entry.path()))
+    })
+    .collect()
+}
+
+fn read_databases(store: &mut Store, folder: &Path, tablespace: u32) -> Result<()> {
+    for (name, path) in entries(folder)? {
+        if let Ok(database) = name.parse() {
+            read_folder(store, &path, tablespace, database)?;
+        }
+    }
+    Ok(())
+}
+
+fn read_folder(store: &mut Store, folder: &Path, tablespace: u32, database: u32) -> Result<()> {
+    for (name, path) in entries(folder)? {
+        let Some((number, fork, file)) = parse_name(&name) else { continue };
+        let relation = RelationId { tablespace, database, number };
+        let bytes = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let pages = store.forks.entry((relation, fork)).or_default();
+        for (block, page) in (file * BLOCKS_PER_FILE..).zip(bytes.as_chunks::<PAGE_BYTES>().0) {
+            *pages.page(block) = *page;
+        }
+    }
+    Ok(())
+}
+
+/// `16384`, `16384_vm`, `16384.1`, `16384_vm.1`.
+fn parse_name(name: &str) -> Option<(u32, Fork, u32)> {
+    let (name, file) = match name.split_once('.') {
+        Some((name, file)) => (name, file.parse().ok()?),
+        None => (name, 0),
+    };
+    let (number, fork) = match name.split_once('_') {
+        None => (name, Fork::Main),
+        Some((number, "fsm")) => (number, Fork::FreeSpaceMap),
+        Some((number, "vm")) => (number, Fork::VisibilityMap),
+        Some((number, "init")) => (number, Fork::Init),
+        Some(_) => return None,
+    };
+    Some((number.parse().ok()?, fork, file))
+}
+
+/// The WAL segments of a folder from the one that holds a position on: names in order.
+pub fn segments(folder: &Path) -> Result<Vec<std::path::PathBuf>> {
+    let mut files: Vec<_> = entries(folder)?
+        .into_iter()
+        .filter(|(name, _)| name.len() == 24 && name.bytes().all(|byte| byte.is_ascii_hexdigit()))
+        .map(|(_, path)| path)
+        .collect();
+    files.sort();
+    Ok(files)
+}
