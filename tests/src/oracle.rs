@@ -7,6 +7,7 @@
 //!
 //! Read [`replay`] first, then [`report`].
 
+pub mod compare;
 pub mod data_directory;
 pub mod mask;
 pub mod replay;

@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use firn_core::postgres::redo::Settings;
 use firn_core::postgres::wal::WalVersion;
-use firn_tests::oracle::{data_directory, replay};
+use firn_tests::oracle::{compare, data_directory, replay};
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -15,10 +15,11 @@ fn main() -> Result<()> {
         bail!("usage: oracle MAJOR START BASE DATA");
     };
     let version = WalVersion::from_major(major.parse()?).context("a version from 14 to 18")?;
-    let mut store = data_directory::read_relations(Path::new(base))?;
+    let mut store = data_directory::read(Path::new(base))?;
     let settings = Settings { visible_moves_heap_lsn: std::env::var_os("CHECKSUMS").is_some() };
     let wal = Path::new(data).join("pg_wal");
-    let report = replay::replay(&mut store, &wal, start.parse()?, version, settings)?;
+    let mut report = replay::replay(&mut store, &wal, start.parse()?, version, settings)?;
+    compare::compare(&store, &data_directory::read(Path::new(data))?, &mut report);
     print!("{report}");
     Ok(())
 }

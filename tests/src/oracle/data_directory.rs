@@ -5,6 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use firn_core::postgres::page::PAGE_BYTES;
+use firn_core::postgres::redo::slru::{PAGES_PER_SEGMENT, Slru};
 use firn_core::postgres::wal::{Fork, RelationId};
 
 use super::store::Store;
@@ -14,9 +15,24 @@ const BLOCKS_PER_FILE: u32 = 131_072;
 const GLOBAL_TABLESPACE: u32 = 1664;
 const DEFAULT_TABLESPACE: u32 = 1663;
 
-/// Reads every relation of the data directory.
-pub fn read_relations(data: &Path) -> Result<Store> {
-    let mut store = Store::default();
+/// Reads every relation and simple log of the data directory.
+pub fn read(data: &Path) -> Result<Store> {
+    let mut store = Store { track_commit_timestamp: true, ..Store::default() };
+    for slru in [
+        Slru::TransactionStatus,
+        Slru::CommitTimestamp,
+        Slru::MultiXactOffsets,
+        Slru::MultiXactMembers,
+    ] {
+        for (name, path) in entries(&data.join(slru.folder()))? {
+            let segment = u64::from_str_radix(&name, 16).context("a simple log's file name")?;
+            let bytes = fs::read(&path)?;
+            let first = segment * PAGES_PER_SEGMENT;
+            for (page, bytes) in (first..).zip(bytes.as_chunks::<PAGE_BYTES>().0) {
+                store.slru.insert((slru, page), Box::new(*bytes));
+            }
+        }
+    }
     read_folder(&mut store, &data.join("global"), GLOBAL_TABLESPACE, 0)?;
     read_databases(&mut store, &data.join("base"), DEFAULT_TABLESPACE)?;
     for (name, path) in entries(&data.join("pg_tblspc"))? {
@@ -50,6 +66,9 @@ fn read_databases(store: &mut Store, folder: &Path, tablespace: u32) -> Result<(
 
 fn read_folder(store: &mut Store, folder: &Path, tablespace: u32, database: u32) -> Result<()> {
     for (name, path) in entries(folder)? {
+        if name == "pg_filenode.map" {
+            store.relation_maps.insert(database, fs::read(&path)?);
+        }
         let Some((number, fork, file)) = parse_name(&name) else { continue };
         let relation = RelationId { tablespace, database, number };
         let bytes = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;

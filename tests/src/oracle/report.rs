@@ -31,7 +31,7 @@ pub struct Report {
     pub version: WalVersion,
     /// Per resource manager and kind of record.
     pub records: BTreeMap<(u8, u8), Counts>,
-    /// Pages of the stopped server compared after the last record, and how many were different.
+    /// Pages, simple-log pages and relation maps of the stopped server compared after the last record, and how many were different.
     pub final_pages: (u64, u64),
     /// The first differences in words.
     pub failures: Vec<String>,

@@ -1,8 +1,9 @@
 //! Every page of a cluster in memory, and what records do to it besides changing pages.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use firn_core::postgres::page::{PAGE_BYTES, Page, PageBytes};
+use firn_core::postgres::redo::slru::{self, Slru};
 use firn_core::postgres::redo::{Effect, visibility_map};
 use firn_core::postgres::wal::{BlockTag, Fork, RelationId};
 
@@ -42,11 +43,19 @@ impl ForkPages {
     }
 }
 
-/// All relations of a cluster.
+/// All relations and simple logs of a cluster.
 #[derive(Debug, Default)]
 pub struct Store {
     /// The forks that exist.
     pub forks: HashMap<(RelationId, Fork), ForkPages>,
+    /// Pages of simple logs.
+    pub slru: BTreeMap<(Slru, u64), Box<PageBytes>>,
+    /// Each database's relation map, 0 for the shared one.
+    pub relation_maps: BTreeMap<u32, Vec<u8>>,
+    /// State of prepared transactions.
+    pub two_phase: BTreeMap<u32, Vec<u8>>,
+    /// Whether commit timestamps are kept.
+    pub track_commit_timestamp: bool,
 }
 
 impl Store {
@@ -57,20 +66,91 @@ impl Store {
 
     /// Does what an effect other than a block's says.
     pub fn apply(&mut self, effect: &Effect<'_>) {
-        if let Effect::ClearVisibility { relation, heap_block, bits } = *effect {
-            let block = visibility_map::map_block(heap_block);
-            if let Some(fork) = self.forks.get_mut(&(relation, Fork::VisibilityMap))
-                && block < fork.len()
-            {
-                visibility_map::clear(&mut Page::new(fork.page(block)), heap_block, bits);
+        match *effect {
+            Effect::ClearVisibility { relation, heap_block, bits } => {
+                let block = visibility_map::map_block(heap_block);
+                if let Some(fork) = self.forks.get_mut(&(relation, Fork::VisibilityMap))
+                    && block < fork.len()
+                {
+                    visibility_map::clear(&mut Page::new(fork.page(block)), heap_block, bits);
+                }
+            }
+            Effect::RelationCreate { relation, fork } => {
+                self.forks.entry((relation, fork)).or_default();
+            }
+            Effect::RelationTruncate { relation, blocks, main, visibility_map, .. } => {
+                if main && let Some(pages) = self.forks.get_mut(&(relation, Fork::Main)) {
+                    pages.truncate(blocks);
+                }
+                if visibility_map {
+                    self.truncate_map(relation, blocks);
+                }
+            }
+            Effect::RelationDrop(relation) => {
+                self.forks.retain(|(other, _), _| *other != relation);
+            }
+            Effect::DatabaseDrop { database, tablespace } => {
+                self.drop_database(database, tablespace)
+            }
+            Effect::DatabaseCopy { database, tablespace, source_database, source_tablespace } => {
+                self.drop_database(database, tablespace);
+                let copies: Vec<_> = self
+                    .forks
+                    .iter()
+                    .filter(|((relation, _), _)| {
+                        (relation.database, relation.tablespace)
+                            == (source_database, source_tablespace)
+                    })
+                    .map(|(&(relation, fork), pages)| {
+                        ((RelationId { tablespace, database, ..relation }, fork), pages.clone())
+                    })
+                    .collect();
+                self.forks.extend(copies);
+                if let Some(map) = self.relation_maps.get(&source_database) {
+                    self.relation_maps.insert(database, map.clone());
+                }
+            }
+            Effect::RelationMap { database, data, .. } => {
+                self.relation_maps.insert(database, data.to_vec());
+            }
+            Effect::TwoPhasePrepare { xid, data } => {
+                self.two_phase.insert(xid, data.to_vec());
+            }
+            Effect::TwoPhaseEnd { xid } => {
+                self.two_phase.remove(&xid);
+            }
+            Effect::SlruZeroPage { slru, page } => {
+                let page =
+                    self.slru.entry((slru, page)).or_insert_with(|| Box::new([0; PAGE_BYTES]));
+                slru::zero(slru, page);
+            }
+            Effect::Parameters(parameters) => {
+                self.track_commit_timestamp = parameters.track_commit_timestamp;
+            }
+            Effect::CommitTimestamp { .. } if !self.track_commit_timestamp => {}
+            _ => {
+                if let Some(place) = slru::page_of(effect) {
+                    let page = self.slru.entry(place).or_insert_with(|| Box::new([0; PAGE_BYTES]));
+                    slru::apply(effect, page);
+                }
             }
         }
     }
 
-    /// Cuts a fork to a number of blocks.
-    pub fn truncate(&mut self, relation: RelationId, fork: Fork, blocks: u32) {
-        if let Some(pages) = self.forks.get_mut(&(relation, fork)) {
-            pages.truncate(blocks);
+    fn truncate_map(&mut self, relation: RelationId, blocks: u32) {
+        let Some(map) = self.forks.get_mut(&(relation, Fork::VisibilityMap)) else { return };
+        let block = visibility_map::map_block(blocks);
+        if blocks.is_multiple_of(visibility_map::HEAP_BLOCKS_PER_PAGE) {
+            map.truncate(block);
+        } else if block < map.len() {
+            visibility_map::truncate(&mut Page::new(map.page(block)), blocks);
+            map.truncate(block + 1);
         }
+    }
+
+    fn drop_database(&mut self, database: u32, tablespace: u32) {
+        self.forks.retain(|(relation, _), _| {
+            (relation.database, relation.tablespace) != (database, tablespace)
+        });
     }
 }

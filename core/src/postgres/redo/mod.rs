@@ -20,6 +20,9 @@
 //! the record. The oracle in `tests/` says whether it is right: run it before you believe it.
 
 mod btree;
+mod clog;
+mod commit_ts;
+mod database;
 pub mod effect;
 mod error;
 mod generic;
@@ -27,17 +30,25 @@ mod heap;
 mod heap2;
 mod heap_tuple;
 mod index_tuple;
+mod multixact;
+mod relation_map;
+mod replication_origin;
 mod sequence;
+pub mod slru;
+mod standby;
+mod storage;
+mod tablespace;
+mod transaction;
 pub mod visibility_map;
 mod xlog;
 
 pub use effect::Effect;
 pub use error::{RecordName, RedoError};
 
-use crate::postgres::bytes::Misfit;
+use crate::postgres::bytes::{Misfit, Reader};
 use crate::postgres::page::{Page, PageBytes};
 use crate::postgres::wal::names::rmgr;
-use crate::postgres::wal::{Block, Fork, ImageScratch, Record};
+use crate::postgres::wal::{Block, Fork, ImageScratch, Record, RelationId, WalVersion};
 
 /// What a cluster's settings change in redo.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -163,12 +174,46 @@ pub fn effects<'a>(record: &Record<'a>, mut emit: impl FnMut(Effect<'a>)) -> Res
     }
     let emit: &mut dyn FnMut(Effect<'a>) = &mut emit;
     match record.resource_manager() {
-        rmgr::HEAP => heap::effects(record, emit),
-        rmgr::HEAP2 => heap2::effects(record, emit),
         rmgr::XLOG => xlog::effects(record, emit),
-        _ => Ok(()),
+        rmgr::XACT => transaction::effects(record, emit),
+        rmgr::SMGR => storage::effects(record, emit),
+        rmgr::CLOG => clog::effects(record, emit),
+        rmgr::DBASE => database::effects(record, emit),
+        rmgr::TBLSPC => tablespace::effects(record, emit),
+        rmgr::MULTIXACT => multixact::effects(record, emit),
+        rmgr::RELMAP => relation_map::effects(record, emit),
+        rmgr::STANDBY => standby::effects(record, emit),
+        rmgr::HEAP2 => heap2::effects(record, emit),
+        rmgr::HEAP => heap::effects(record, emit),
+        rmgr::COMMIT_TS => commit_ts::effects(record, emit),
+        rmgr::REPLICATION_ORIGIN => replication_origin::effects(record, emit),
+        // Their blocks are all that they touch.
+        rmgr::BTREE
+        | rmgr::HASH
+        | rmgr::GIN
+        | rmgr::GIST
+        | rmgr::SEQUENCE
+        | rmgr::SPGIST
+        | rmgr::BRIN
+        | rmgr::GENERIC
+        | rmgr::LOGICAL_MESSAGE => Ok(()),
+        other => Err(Misfit::new("a resource manager that is known", other.into())),
     }
     .map_err(|misfit| RedoError::new(record, None, misfit))
+}
+
+/// A page number of a simple log: four bytes up to 16, eight from 17 on.
+fn slru_page(record: &Record<'_>, main: &mut Reader<'_>) -> Result<u64, Misfit> {
+    if record.version >= WalVersion::V17 { main.u64() } else { main.u32().map(u64::from) }
+}
+
+/// A relation as records name it: tablespace, database, number.
+fn relation(main: &mut Reader<'_>) -> Result<RelationId, Misfit> {
+    Ok(RelationId { tablespace: main.u32()?, database: main.u32()?, number: main.u32()? })
+}
+
+fn unknown(record: &Record<'_>) -> Misfit {
+    Misfit::new("an operation of the resource manager", record.operation().into())
 }
 
 #[cfg(test)]
