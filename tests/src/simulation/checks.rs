@@ -9,6 +9,7 @@
 //! - *The ledger holds*: every acknowledged record is in the sequence with its CRC.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 
 use firn_core::consensus::membership::Membership;
 use firn_core::consensus::state::TimelineState;
@@ -58,12 +59,12 @@ pub struct NodeView<'a> {
 }
 
 /// The invariants' own memory.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Checks {
     winners: BTreeMap<Term, u64>,
     committed: Log,
-    /// Up to where each node's log was compared with the committed bytes.
-    compared: BTreeMap<NodeId, Lsn>,
+    /// Up to where each node's log is known to be the committed bytes.
+    agreed: BTreeMap<NodeId, Lsn>,
     ledger_checked: usize,
 }
 
@@ -71,6 +72,16 @@ pub struct Checks {
 pub type Violation = String;
 
 impl Checks {
+    /// Nothing is committed yet; the timeline begins at `start`.
+    pub fn new(start: Lsn) -> Checks {
+        Checks {
+            winners: BTreeMap::new(),
+            committed: Log { start, bytes: Vec::new() },
+            agreed: BTreeMap::new(),
+            ledger_checked: 0,
+        }
+    }
+
     /// The committed bytes of the run so far.
     pub fn committed(&self) -> &Log {
         &self.committed
@@ -85,124 +96,112 @@ impl Checks {
         Ok(())
     }
 
-    /// A proposer calls everything below `lsn` committed; `claimed` is what it thinks the new bytes are.
+    /// A proposer calls everything below `lsn` committed; `claimed` are the bytes that it thinks these are, from what was
+    /// committed before on.
     pub fn commits(
         &mut self,
         lsn: Lsn,
-        claimed: &Log,
+        claimed: &[u8],
         membership: &Membership,
         nodes: &[NodeView<'_>],
     ) -> Result<(), Violation> {
-        if self.committed.bytes.is_empty() {
-            self.committed.start = claimed.start;
-        }
         let from = self.committed.end();
-        if lsn <= from {
-            return Ok(());
-        }
-        let Some(bytes) = claimed.read(from, lsn) else {
-            return Err(format!(
-                "the proposer calls {lsn} committed but has {}..{}, committed was {from}",
-                claimed.start,
-                claimed.end()
-            ));
-        };
+        assert_eq!(lsn - from, claimed.len() as u64, "the claim is exactly what is new");
         let holds = |id: NodeId| {
             nodes.iter().any(|node| {
                 node.id == id
                     && node.state.record_end_lsn >= lsn
-                    && node.log.read(from, lsn).is_some_and(|own| own == bytes)
+                    && node.log.read(from, lsn).is_some_and(|own| own == claimed)
             })
         };
         if !membership.is_quorum(holds) {
-            let durable: Vec<String> = nodes
-                .iter()
-                .map(|node| {
-                    format!(
-                        "{} record end {} log end {}",
-                        node.id,
-                        node.state.record_end_lsn,
-                        node.log.end()
-                    )
-                })
-                .collect();
             return Err(format!(
-                "{lsn} is called committed but a quorum does not have it: {durable:?}"
+                "{lsn} is called committed but a quorum does not have it: {}",
+                describe(nodes)
             ));
         }
-        self.committed.bytes.extend_from_slice(bytes);
+        self.committed.bytes.extend_from_slice(claimed);
         Ok(())
     }
 
-    /// The node's durable log was cut at `to`, or is another one.
+    /// The node's durable log was cut at `to`; an empty or another disk is cut at 0.
     pub fn log_cut(&mut self, node: NodeId, to: Lsn) {
-        let compared = self.compared.entry(node).or_default();
-        *compared = (*compared).min(to);
+        let agreed = self.agreed.entry(node).or_default();
+        *agreed = (*agreed).min(to);
     }
 
-    /// What one node calls committed is committed, and its bytes are the committed ones.
+    /// What a node calls committed is committed, and its bytes are the committed ones.
     pub fn node_agrees(&mut self, node: NodeView<'_>) -> Result<(), Violation> {
         let commit = node.state.commit_lsn;
-        if !self.committed.bytes.is_empty() && commit > self.committed.end() {
+        if commit > self.committed.end() {
             return Err(format!(
                 "node {} calls {commit} committed, committed is {}",
                 node.id,
                 self.committed.end()
             ));
         }
-        let compared = self.compared.entry(node.id).or_default();
-        let from = (*compared).max(node.log.start).max(self.committed.start);
-        if commit <= from {
-            return Ok(());
-        }
-        let own = node.log.read(from, commit);
-        if own.is_none() || own != self.committed.read(from, commit) {
+        let agreed = self.agreement(node);
+        if agreed < commit {
             return Err(format!(
-                "node {} has other bytes than the committed ones in {from}..{commit}",
+                "node {} calls {commit} committed but has the committed bytes up to {agreed} only",
                 node.id
             ));
         }
-        *compared = commit;
         Ok(())
     }
 
     /// The most advanced log of any quorum of `nodes` (those that have their disks) holds every committed byte.
     pub fn nothing_is_forgotten(
-        &self,
+        &mut self,
         membership: &Membership,
         nodes: &[NodeView<'_>],
     ) -> Result<(), Violation> {
         let committed = self.committed.end();
-        let holds: Vec<bool> = nodes
-            .iter()
-            .map(|node| {
-                let from = node.log.start.max(self.committed.start);
-                node.state.record_end_lsn >= committed
-                    && node.log.read(from, committed) == self.committed.read(from, committed)
-            })
-            .collect();
-        for chosen in 0u32..1 << nodes.len() {
-            let is_in = |index: usize| chosen & (1 << index) != 0;
-            let quorum = membership.is_quorum(|id| {
-                nodes.iter().enumerate().any(|(index, node)| is_in(index) && node.id == id)
-            });
-            if !quorum {
+        let mut holds = Vec::new();
+        for node in nodes {
+            holds.push(self.agreement(*node).min(node.state.record_end_lsn) >= committed);
+        }
+        let rank = |node: &NodeView<'_>| {
+            let end = node.state.record_end_lsn;
+            (node.state.term_history.cut_at(end).last_term(), end)
+        };
+        for chosen in 1u32..1 << nodes.len() {
+            let is_in = |index: &usize| chosen & (1 << index) != 0;
+            let members = || (0..nodes.len()).filter(is_in);
+            if !membership.is_quorum(|id| members().any(|index| nodes[index].id == id)) {
                 continue;
             }
-            let rank = |index: &usize| {
-                let state = nodes[*index].state;
-                (state.term_history.cut_at(state.record_end_lsn).last_term(), state.record_end_lsn)
-            };
-            let best = (0..nodes.len()).filter(|index| is_in(*index)).map(|i| rank(&i)).max();
-            let donors = (0..nodes.len()).filter(|i| is_in(*i) && Some(rank(i)) == best);
-            if let Some(lossy) = donors.into_iter().find(|index| !holds[*index]) {
+            let best = members().map(|index| rank(&nodes[index])).max();
+            let lossy =
+                members().find(|index| Some(rank(&nodes[*index])) == best && !holds[*index]);
+            if let Some(index) = lossy {
                 return Err(format!(
-                    "node {} would be the donor of a quorum but lacks committed bytes: it has {} of {committed}",
-                    nodes[lossy].id, nodes[lossy].state.record_end_lsn
+                    "node {} would be the donor of a quorum but lacks committed bytes up to {committed}: {}",
+                    nodes[index].id,
+                    describe(nodes)
                 ));
             }
         }
         Ok(())
+    }
+
+    /// Up to where the node's log is the committed bytes.
+    fn agreement(&mut self, node: NodeView<'_>) -> Lsn {
+        let agreed = self.agreed.entry(node.id).or_default();
+        let from = (*agreed).max(node.log.start).max(self.committed.start);
+        let to = node.log.end().min(self.committed.end());
+        if to > from {
+            let own = node.log.read(from, to).unwrap_or_default();
+            let theirs = self.committed.read(from, to).unwrap_or_default();
+            let same = match own == theirs {
+                true => own.len(),
+                false => own.iter().zip(theirs).take_while(|(own, theirs)| own == theirs).count(),
+            };
+            *agreed = from + same as u64;
+        } else {
+            *agreed = (*agreed).max(to);
+        }
+        *agreed
     }
 
     /// Every acknowledged record is committed, with its CRC.
@@ -222,4 +221,25 @@ impl Checks {
         self.ledger_checked = ledger.entries().len();
         Ok(())
     }
+}
+
+/// What the nodes have, for a violation's words.
+pub fn describe(nodes: &[NodeView<'_>]) -> String {
+    let mut text = String::new();
+    for node in nodes {
+        let state = node.state;
+        write!(
+            text,
+            "[node {} term {} last log term {} log {}..{} record end {} commit {}]",
+            node.id,
+            state.term,
+            state.term_history.cut_at(state.record_end_lsn).last_term(),
+            node.log.start,
+            node.log.end(),
+            state.record_end_lsn,
+            state.commit_lsn,
+        )
+        .expect("a string takes every text");
+    }
+    text
 }

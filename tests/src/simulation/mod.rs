@@ -11,5 +11,6 @@ pub mod consensus;
 pub mod ledger;
 pub mod primary;
 pub mod random;
+pub mod runner;
 pub mod session;
 pub mod wal;

@@ -8,7 +8,7 @@ use firn_core::types::Lsn;
 
 use super::ledger::Ledger;
 use super::random::Random;
-use super::wal::{Cluster, PAGE_BYTES, Record, RecordRange, Wal};
+use super::wal::{Cluster, PAGE_BYTES, Record, Wal};
 
 /// Bytes of WAL after which a primary writes no more: a run stays within memory and time.
 pub const WAL_BYTES_MAX: u64 = 6 << 20;
@@ -17,7 +17,6 @@ pub const WAL_BYTES_MAX: u64 = 6 << 20;
 #[derive(Debug, Clone)]
 pub struct Primary {
     wal: Wal,
-    records: Vec<RecordRange>,
     flushed: Lsn,
     /// Records before this one are in the ledger.
     first_waiting: usize,
@@ -31,16 +30,16 @@ impl Primary {
     pub fn new(cluster: Cluster, start: Lsn) -> Primary {
         let wal = Wal::new(cluster, start);
         let flushed = wal.record_end();
-        Primary { wal, records: Vec::new(), flushed, first_waiting: 0, next_xid: 3, backup: None }
+        Primary { wal, flushed, first_waiting: 0, next_xid: 3, backup: None }
     }
 
     /// A primary that archive recovery made from `wal`, which ends with a complete record; it begins a new Postgres timeline.
+    /// No client waits for what is in it.
     pub fn rebuilt(wal: Wal, xid: u32) -> Primary {
         let mut primary = Primary {
             flushed: wal.record_end(),
+            first_waiting: wal.records().len(),
             wal,
-            records: Vec::new(),
-            first_waiting: 0,
             next_xid: xid,
             backup: None,
         };
@@ -69,7 +68,7 @@ impl Primary {
             return;
         }
         if random.once_in(150) {
-            self.records.extend(self.wal.switch_segment());
+            self.wal.switch_segment();
         }
         for _ in 0..=random.below(3) {
             let payload = match random.below(100) {
@@ -82,10 +81,10 @@ impl Primary {
                 let random_bytes = random.next_u64().to_le_bytes();
                 chunk.copy_from_slice(&random_bytes[..chunk.len()]);
             });
-            self.records.push(self.wal.append(&Record::no_operation(bytes)));
+            self.wal.append(&Record::no_operation(bytes));
         }
         let commit = Record::commit(self.next_xid, random.below(1 << 40) as i64);
-        self.records.push(self.wal.append(&commit));
+        self.wal.append(&commit);
         self.next_xid += 1;
     }
 
@@ -98,11 +97,16 @@ impl Primary {
         self.flushed = self.flushed.max(to);
     }
 
+    /// Flushes all that was written.
+    pub fn flush_all(&mut self) {
+        self.flushed = self.wal.end();
+    }
+
     /// The quorum holds everything below `commit_lsn`: clients that wait for it return.
     pub fn acknowledge(&mut self, commit_lsn: Lsn, ledger: &mut Ledger) {
-        let waiting = self.records[self.first_waiting..].iter();
+        let waiting = self.wal.records()[self.first_waiting..].iter();
         let done = waiting.take_while(|record| record.end <= commit_lsn).count();
-        for record in &self.records[self.first_waiting..self.first_waiting + done] {
+        for record in &self.wal.records()[self.first_waiting..self.first_waiting + done] {
             ledger.acknowledge(*record, self.wal.read(record.start, record.end));
         }
         self.first_waiting += done;
@@ -111,7 +115,8 @@ impl Primary {
     /// Dies and recovers: what was not flushed is gone.
     pub fn crash(&mut self) {
         let half = self
-            .records
+            .wal
+            .records()
             .iter()
             .any(|record| record.start < self.flushed && record.end > self.flushed);
         if half {
@@ -149,9 +154,8 @@ impl Primary {
     }
 
     fn restart(&mut self) {
-        self.records.retain(|record| record.end <= self.flushed);
-        self.first_waiting = self.first_waiting.min(self.records.len());
-        self.wal.recover(&self.records);
+        self.first_waiting = self.first_waiting.min(self.wal.records().len());
+        self.wal.recover();
         self.flushed = self.wal.record_end();
     }
 }

@@ -3,6 +3,7 @@
 use crate::consensus::acceptor::{Acceptor, AcceptorError, Changes, Reply, Step, When};
 use crate::consensus::change::Change;
 use crate::consensus::term_history::{TermHistory, TermHistoryError};
+use crate::mutant::{self, Mutant};
 use crate::postgres::wal::RecordScanner;
 use crate::types::Lsn;
 use crate::wire::walproposer::{AcceptorMessage, ProposerElected, VoteRequest, VoteResponse};
@@ -12,8 +13,10 @@ impl Acceptor {
     /// where to start from it. The answer waits for everything before it, so its flush LSN is durable when it is sent.
     pub(super) fn vote<'a>(&mut self, request: &VoteRequest) -> Result<Step<'a>, AcceptorError> {
         self.check_generation("VoteRequest", request.generation)?;
-        let vote_given = request.term > self.state.term;
-        let changes = match vote_given {
+        let newer = request.term > self.state.term;
+        let again = mutant::active(Mutant::IgnoreTerm) && request.term == self.state.term;
+        let vote_given = newer || again;
+        let changes = match newer {
             true => Changes::two(self.lazy_positions(), Some(Change::Vote { term: request.term })),
             false => Changes::none(),
         };

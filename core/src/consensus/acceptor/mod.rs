@@ -24,6 +24,7 @@ pub use step::{Changes, Mark, Reply, Step, When};
 
 use crate::consensus::change::Change;
 use crate::consensus::state::TimelineState;
+use crate::mutant::{self, Mutant};
 use crate::postgres::wal::RecordScanner;
 use crate::types::{Generation, Lsn, NodeId, Term, TimelineKey};
 use crate::wire::walproposer::{AppendResponse, HotStandbyFeedback, ProposerMessage};
@@ -119,6 +120,9 @@ impl Acceptor {
 
     /// End of the last complete record that is durable.
     pub fn flush_lsn(&self) -> Lsn {
+        if mutant::active(Mutant::SkipFlush) {
+            return self.state.record_end_lsn;
+        }
         self.durable.record_end_lsn.max(self.state.timeline_start_lsn)
     }
 

@@ -9,6 +9,7 @@ mod tests;
 
 use std::fmt::Write as _;
 
+use firn_core::marks;
 use firn_core::types::{Lsn, PostgresTimeline, PostgresVersion, SystemId};
 
 pub use record::Record;
@@ -63,9 +64,9 @@ pub struct Wal {
     switches: Vec<TimelineSwitch>,
     start: Lsn,
     bytes: Vec<u8>,
-    /// Start of the last complete record, what the next one's `prev` says.
-    last_record: Lsn,
-    /// End of the last complete record.
+    /// The complete records, in order.
+    records: Vec<RecordRange>,
+    /// Where the next record begins, but for page headers.
     record_end: Lsn,
 }
 
@@ -89,11 +90,68 @@ impl Wal {
             switches: Vec::new(),
             start,
             bytes: Vec::new(),
-            last_record: Lsn::INVALID,
+            records: Vec::new(),
             record_end: start,
         };
         wal.checkpoint();
         wal
+    }
+
+    /// WAL that was read back from somewhere: `bytes` from the start of a segment on, ending with a complete record. Its
+    /// records and timelines are found in the bytes; their CRCs are not looked at.
+    pub fn restored(cluster: Cluster, start: Lsn, bytes: Vec<u8>) -> Wal {
+        let timeline = PostgresTimeline(1);
+        let (switches, records) = (Vec::new(), Vec::new());
+        let mut wal = Wal { cluster, timeline, switches, start, bytes, records, record_end: start };
+        while wal.record_end < wal.end() {
+            wal.restore_record();
+        }
+        assert_eq!(wal.record_end, wal.end(), "the bytes end with a record");
+        wal
+    }
+
+    fn restore_record(&mut self) {
+        let begin = self.record_end;
+        let start = first_record_position(self.cluster, begin);
+        let (header, _) = self.record_bytes(start, record::HEADER_BYTES);
+        let length = u32::from_le_bytes([header[0], header[1], header[2], header[3]]);
+        let (bytes, mut end) = self.record_bytes(start, length as usize);
+        if bytes.len() < length as usize {
+            // Overwritten: the next record is the first of the page that says so.
+            self.record_end = end;
+            return;
+        }
+        if let Some((timeline, parent)) = record::timelines_of(&bytes) {
+            self.switches.push(TimelineSwitch { parent, at: begin });
+            self.timeline = timeline;
+        }
+        if record::is_segment_switch(&bytes) {
+            end = start.segment_start(self.cluster.segment_size_bytes)
+                + self.cluster.segment_size_bytes;
+        }
+        self.records.push(RecordRange { start, end });
+        self.record_end = end;
+    }
+
+    /// `length` bytes of a record from `from` on, page headers left out, and the aligned position after them. Less when a
+    /// page begins that overwrites the record: the position is that page's.
+    fn record_bytes(&self, from: Lsn, length: usize) -> (Vec<u8>, Lsn) {
+        let mut record = Vec::with_capacity(length);
+        let mut at = from;
+        while record.len() < length {
+            if at.0.is_multiple_of(PAGE_BYTES) {
+                let info = self.read(at + 2, at + 4);
+                if u16::from_le_bytes([info[0], info[1]]) & FIRST_IS_OVERWRITE != 0 {
+                    return (record, at);
+                }
+                at = first_record_position(self.cluster, at);
+            }
+            let room = PAGE_BYTES - at.0 % PAGE_BYTES;
+            let part = room.min((length - record.len()) as u64);
+            record.extend_from_slice(self.read(at, at + part));
+            at = at + part;
+        }
+        (record, at.align_up_8())
     }
 
     /// What all of it has in common.
@@ -121,6 +179,11 @@ impl Wal {
         self.record_end
     }
 
+    /// The complete records, in order.
+    pub fn records(&self) -> &[RecordRange] {
+        &self.records
+    }
+
     /// The bytes `[from, to)`, all of which are there.
     pub fn read(&self, from: Lsn, to: Lsn) -> &[u8] {
         &self.bytes[(from - self.start) as usize..(to - self.start) as usize]
@@ -136,29 +199,30 @@ impl Wal {
         self.pad_to(self.record_end);
         self.open_page(0, 0);
         let start = self.end();
-        let encoded = record.encode(self.last_record);
+        let prev = self.records.last().map_or(Lsn::INVALID, |record| record.start);
+        let encoded = record.encode(prev);
         self.put(&encoded);
         let end = self.end().align_up_8();
         self.pad_to(end);
-        self.last_record = start;
+        let range = RecordRange { start, end };
+        self.records.push(range);
         self.record_end = end;
-        RecordRange { start, end }
+        range
     }
 
     /// Appends a segment switch: the rest of the segment is zero, page headers included. Postgres skips the record
     /// when the segment is empty; so does this.
-    pub fn switch_segment(&mut self) -> Option<RecordRange> {
-        let segment = self.record_end.segment_start(self.cluster.segment_size_bytes);
-        if self.record_end - segment <= LONG_HEADER_BYTES {
-            return None;
+    pub fn switch_segment(&mut self) {
+        let segment_size_bytes = self.cluster.segment_size_bytes;
+        if self.record_end - self.record_end.segment_start(segment_size_bytes) <= LONG_HEADER_BYTES
+        {
+            return;
         }
-        let record = self.append(&Record::segment_switch());
-        let past = self.record_end - Lsn(1);
-        let end = Lsn(past).segment_start(self.cluster.segment_size_bytes)
-            + self.cluster.segment_size_bytes;
-        self.pad_to(end);
-        self.record_end = end;
-        Some(RecordRange { start: record.start, end })
+        let mut record = self.append(&Record::segment_switch());
+        record.end = record.start.segment_start(segment_size_bytes) + segment_size_bytes;
+        self.pad_to(record.end);
+        self.record_end = record.end;
+        *self.records.last_mut().expect("one was appended") = record;
     }
 
     /// Appends a checkpoint record whose redo position is its own start, as a shutdown checkpoint's.
@@ -172,26 +236,24 @@ impl Wal {
     pub fn cut(&mut self, end: Lsn) {
         assert!(end <= self.end() && end >= self.start);
         self.bytes.truncate((end - self.start) as usize);
+        while self.records.last().is_some_and(|record| record.end > end) {
+            self.records.pop();
+        }
+        self.record_end = self.records.last().map_or(self.start, |record| record.end);
     }
 
     /// Crash recovery after a cut: finds the last complete record; when the first half of another reaches up to a page
     /// boundary the next page says that it overwrites it, a shorter half vanishes. Ends with a checkpoint.
-    pub fn recover(&mut self, records: &[RecordRange]) {
-        let complete = records.iter().rev().find(|record| record.end <= self.end());
-        let end = self.end();
-        let (last_record, record_end) =
-            complete.map_or((Lsn::INVALID, self.start), |record| (record.start, record.end));
-        self.last_record = last_record;
-        self.record_end = record_end;
+    pub fn recover(&mut self) {
+        let (end, record_end) = (self.end(), self.record_end);
         let half = first_record_position(self.cluster, record_end);
         if end > half && end.0.is_multiple_of(PAGE_BYTES) {
-            self.record_end = end;
+            marks::hit("primary.overwrote_half_record");
             self.open_page(FIRST_IS_OVERWRITE, 0);
             self.record_end = self.end();
             self.append(&Record::overwrite_contrecord(half));
         } else {
-            self.cut(record_end.min(end));
-            self.pad_to(record_end);
+            self.cut(record_end);
         }
         self.checkpoint();
     }

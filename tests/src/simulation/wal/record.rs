@@ -2,7 +2,8 @@
 
 use firn_core::types::{Lsn, PostgresTimeline, PostgresVersion};
 
-const HEADER_BYTES: usize = 24;
+/// Bytes of a record's header.
+pub(super) const HEADER_BYTES: usize = 24;
 const MAIN_DATA_LONG: u8 = 254;
 const MAIN_DATA_SHORT: u8 = 255;
 
@@ -96,4 +97,21 @@ impl Record {
         bytes[20..24].copy_from_slice(&crc.to_le_bytes());
         bytes
     }
+}
+
+/// Whether the record's bytes are those of a segment switch.
+pub(super) fn is_segment_switch(bytes: &[u8]) -> bool {
+    (bytes[17], bytes[16]) == (XLOG, XLOG_SWITCH)
+}
+
+/// The timeline that begins with the record and the one that ended, if it is an end of recovery.
+pub(super) fn timelines_of(bytes: &[u8]) -> Option<(PostgresTimeline, PostgresTimeline)> {
+    if (bytes[17], bytes[16]) != (XLOG, XLOG_END_OF_RECOVERY) {
+        return None;
+    }
+    let data = &bytes[HEADER_BYTES + 2..];
+    let number = |at: usize| {
+        PostgresTimeline(u32::from_le_bytes([data[at], data[at + 1], data[at + 2], data[at + 3]]))
+    };
+    Some((number(8), number(12)))
 }

@@ -1,0 +1,206 @@
+//! What goes wrong in a run.
+
+use firn_core::consensus::membership::majority_of;
+use firn_core::marks;
+
+use super::network::Direction;
+use super::world::World;
+use crate::simulation::checks::Violation;
+
+/// Most proposers at once: two relays and a fence.
+const PROPOSERS_MAX: usize = 3;
+
+/// Counts the faults of a run.
+#[derive(Debug, Default)]
+pub struct Faults {
+    count: u64,
+}
+
+impl Faults {
+    /// Faults so far.
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// One fault, or the end of one.
+    pub fn inject(&mut self, world: &mut World) -> Result<(), Violation> {
+        let node = world.random.index(world.nodes.len());
+        let happened = match world.random.below(26) {
+            0..4 => cut_connection(world),
+            4..6 => partition(world, node),
+            6..8 => {
+                world.network.heal();
+                false
+            }
+            8..10 => crash_node(world, node)?,
+            10..14 => start_nodes(world),
+            14 => empty_disk(world, node),
+            15 => stop_proposer(world),
+            16..19 => start_proposer(world),
+            19 => crash_primary(world),
+            20 => back_up_primary(world),
+            21 => roll_back_primary(world),
+            22 => promote_primary(world),
+            23..25 => rebuild_primary(world),
+            _ => bump_term(world, node)?,
+        };
+        if happened {
+            self.count += 1;
+        }
+        Ok(())
+    }
+
+    /// Undoes what can be undone.
+    pub fn end(&mut self, world: &mut World) {
+        world.network.heal();
+        start_nodes(world);
+    }
+}
+
+fn cut_connection(world: &mut World) -> bool {
+    let names = world.network.names();
+    if names.is_empty() {
+        return false;
+    }
+    let name = names[world.random.index(names.len())];
+    marks::hit("fault.connection_cut");
+    world.cut(name)
+}
+
+/// A node is cut off from some proposers, in one direction or both.
+fn partition(world: &mut World, node: usize) -> bool {
+    let proposers: Vec<usize> = world.actors.keys().copied().collect();
+    for proposer in proposers {
+        let directions: &[Direction] = match world.random.below(4) {
+            0 => &[Direction::ToNode],
+            1 => &[Direction::ToProposer],
+            2 => &[Direction::ToNode, Direction::ToProposer],
+            _ => &[],
+        };
+        marks::hit(match directions.len() {
+            1 => "fault.one_way_partition",
+            2 => "fault.partition",
+            _ => continue,
+        });
+        directions.iter().for_each(|direction| world.network.block((proposer, node), *direction));
+    }
+    true
+}
+
+fn crash_node(world: &mut World, node: usize) -> Result<bool, Violation> {
+    if !world.nodes[node].is_running() {
+        return Ok(false);
+    }
+    marks::hit("fault.node_crashed");
+    world.crash_node(node)?;
+    Ok(true)
+}
+
+fn start_nodes(world: &mut World) -> bool {
+    for node in &mut world.nodes {
+        if !node.is_running() {
+            node.start();
+        }
+    }
+    false
+}
+
+/// Only as long as a majority keeps its disks: that is what is promised.
+fn empty_disk(world: &mut World, node: usize) -> bool {
+    let with_disks = world.nodes.iter().filter(|node| node.has_disk()).count();
+    if !world.nodes[node].has_disk() || with_disks <= majority_of(world.nodes.len()) {
+        return false;
+    }
+    marks::hit("fault.disk_emptied");
+    world.empty_disk(node);
+    true
+}
+
+fn stop_proposer(world: &mut World) -> bool {
+    let numbers: Vec<usize> = world.actors.keys().copied().collect();
+    if numbers.is_empty() {
+        return false;
+    }
+    marks::hit("fault.proposer_died");
+    let number = numbers[world.random.index(numbers.len())];
+    world.stop_proposer(number);
+    true
+}
+
+fn start_proposer(world: &mut World) -> bool {
+    let newest = world.machines.len() - 1;
+    let machine = if world.random.percent(70) { newest } else { any_machine(world) };
+    match world.actors.len() {
+        0 => {
+            // Somebody gave up or died: begin again, now and then by a fence.
+            if world.random.percent(30) {
+                world.start_fence();
+            } else {
+                world.start_relay(machine);
+            }
+            false
+        }
+        PROPOSERS_MAX.. => false,
+        _ => {
+            marks::hit("fault.proposers_compete");
+            world.start_relay(machine);
+            true
+        }
+    }
+}
+
+fn any_machine(world: &mut World) -> usize {
+    world.random.index(world.machines.len())
+}
+
+/// Only from where a fence ended: what was acknowledged may be less than what one quorum would give.
+fn rebuild_primary(world: &mut World) -> bool {
+    if world.take_fence().is_none() {
+        return false;
+    }
+    marks::hit("fault.primary_rebuilt");
+    world.rebuild_primary();
+    true
+}
+
+fn back_up_primary(world: &mut World) -> bool {
+    let machine = any_machine(world);
+    world.machines[machine].primary.back_up();
+    false
+}
+
+fn crash_primary(world: &mut World) -> bool {
+    let machine = any_machine(world);
+    marks::hit("fault.primary_crashed");
+    world.machines[machine].primary.crash();
+    world.primary_restarted(machine);
+    true
+}
+
+fn roll_back_primary(world: &mut World) -> bool {
+    let machine = any_machine(world);
+    if !world.machines[machine].primary.roll_back() {
+        return false;
+    }
+    marks::hit("fault.primary_rolled_back");
+    world.primary_restarted(machine);
+    true
+}
+
+fn promote_primary(world: &mut World) -> bool {
+    let machine = any_machine(world);
+    marks::hit("fault.primary_promoted");
+    world.machines[machine].primary.crash();
+    world.machines[machine].primary.promote();
+    world.primary_restarted(machine);
+    true
+}
+
+fn bump_term(world: &mut World, node: usize) -> Result<bool, Violation> {
+    if !world.nodes[node].is_running() {
+        return Ok(false);
+    }
+    marks::hit("fault.term_bumped");
+    world.bump_term(node)?;
+    Ok(true)
+}

@@ -1,0 +1,564 @@
+//! One run: everything that exists, and the loop that lets one thing happen at a time.
+
+use std::collections::BTreeMap;
+
+use firn_core::consensus::change::Create;
+use firn_core::consensus::membership::{Member, Membership};
+use firn_core::consensus::proposer::Role;
+use firn_core::marks;
+use firn_core::types::{
+    Generation, Id, Lsn, NodeId, PostgresVersion, SystemId, TenantId, TimelineId, TimelineKey,
+};
+
+use super::actor::{AnyProposer, Event};
+use super::faults::Faults;
+use super::network::{ConnectionName, Direction, Network, NodeIndex, ProposerNumber};
+use super::node::{Cut, Node, Outgoing};
+use super::walproposer::{Proposal, WalProposer};
+use crate::simulation::checks::{Checks, NodeView, Violation, describe};
+use crate::simulation::ledger::Ledger;
+use crate::simulation::primary::Primary;
+use crate::simulation::random::Random;
+use crate::simulation::wal::{Cluster, Wal};
+
+const SEGMENT_SIZE_BYTES: u32 = 1 << 20;
+
+/// Database servers at once: two that were given up and one that was rebuilt.
+const MACHINES_MAX: usize = 3;
+
+/// Messages that every seed delivers at least.
+pub const MESSAGES_MIN: u64 = 5_000;
+/// Steps in which a healed cluster must acknowledge everything: some thirty times what it takes.
+const QUIET_STEPS_MAX: u64 = 60_000;
+
+/// What a run was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Outcome {
+    /// Messages delivered.
+    pub messages: u64,
+    /// Faults injected.
+    pub faults: u64,
+    /// Records that clients were told are safe.
+    pub acknowledged: usize,
+    /// Hash of everything that happened, in order.
+    pub trace: u32,
+}
+
+/// A running proposer.
+#[derive(Debug)]
+pub struct Actor {
+    /// Its decisions.
+    pub proposer: AnyProposer,
+    /// What it proposes.
+    source: Source,
+    /// Whether it may send WAL: its primary was compared with the quorum's log.
+    streams: bool,
+}
+
+/// Whose WAL a proposer proposes.
+#[derive(Debug)]
+enum Source {
+    /// That of the machine of this number, in its life of this number: a relay.
+    Primary { machine: usize, life: u64 },
+    /// The quorum's own, as the donor of the election had it: a fence.
+    Quorum { start: Lsn, bytes: Vec<u8> },
+}
+
+/// A database server.
+#[derive(Debug)]
+pub struct Machine {
+    /// Its Postgres.
+    pub primary: Primary,
+    /// Counts its restarts: a relay follows one life only.
+    life: u64,
+}
+
+/// Everything.
+#[derive(Debug)]
+pub struct World {
+    /// Where all chance comes from.
+    pub random: Random,
+    /// The nodes, in the order of their ids.
+    pub nodes: Vec<Node>,
+    /// The proposers that run.
+    pub actors: BTreeMap<ProposerNumber, Actor>,
+    /// What is between them.
+    pub network: Network,
+    /// The databases: the last one is the newest, the others were given up but still run.
+    pub machines: Vec<Machine>,
+    /// The acceptors.
+    pub membership: Membership,
+    cluster: Cluster,
+    key: TimelineKey,
+    checks: Checks,
+    ledger: Ledger,
+    proposers: ProposerNumber,
+    /// Where the last complete fence ended.
+    fenced: Option<Lsn>,
+    messages: u64,
+    trace: u32,
+}
+
+/// Runs one seed to its end.
+pub fn run(seed: u64) -> Result<Outcome, Violation> {
+    let mut world = World::new(seed);
+    let mut faults = Faults::default();
+    world.start_relay(0);
+    while world.messages < MESSAGES_MIN || faults.count() < 3 {
+        world.step()?;
+        if world.random.once_in(200) {
+            faults.inject(&mut world)?;
+        }
+    }
+    world.settle(&mut faults)?;
+    Ok(Outcome {
+        messages: world.messages,
+        faults: faults.count(),
+        acknowledged: world.ledger.entries().len(),
+        trace: world.trace,
+    })
+}
+
+impl World {
+    fn new(seed: u64) -> World {
+        let mut random = Random::new(seed);
+        let node_count = if random.percent(60) { 3 } else { 5 };
+        let cluster = Cluster {
+            postgres_version: PostgresVersion(160_009),
+            system_id: SystemId(7_000_000_000_000_000_001),
+            segment_size_bytes: SEGMENT_SIZE_BYTES.into(),
+        };
+        let start = Lsn(u64::from(SEGMENT_SIZE_BYTES));
+        let id = Id([7; 16]);
+        let key = TimelineKey { tenant_id: TenantId(id), timeline_id: TimelineId(id) };
+        let members = (1..=node_count).map(NodeId).map(member).collect();
+        let membership = Membership { generation: Generation(1), members, new_members: None };
+        let create = Create {
+            membership: membership.clone(),
+            postgres_version: cluster.postgres_version,
+            system_id: cluster.system_id,
+            segment_size_bytes: SEGMENT_SIZE_BYTES,
+            start_lsn: start,
+            commit_lsn: start,
+        };
+        let mut nodes: Vec<Node> = (1..=node_count).map(|id| Node::new(NodeId(id), key)).collect();
+        nodes.iter_mut().for_each(|node| node.create(&create));
+        World {
+            random,
+            nodes,
+            actors: BTreeMap::new(),
+            network: Network::default(),
+            machines: vec![Machine { primary: Primary::new(cluster, start), life: 0 }],
+            fenced: None,
+            membership,
+            cluster,
+            key,
+            checks: Checks::new(start),
+            ledger: Ledger::default(),
+            proposers: 0,
+            messages: 0,
+            trace: 0,
+        }
+    }
+
+    /// Lets one thing happen, and checks what must hold.
+    pub fn step(&mut self) -> Result<(), Violation> {
+        match self.random.below(100) {
+            0..66 => self.deliver()?,
+            66..80 => self.flush_some_disk()?,
+            80..88 => {
+                let machine = self.random.index(self.machines.len());
+                let primary = &mut self.machines[machine].primary;
+                primary.write(&mut self.random);
+                if self.random.percent(70) {
+                    primary.flush(&mut self.random);
+                }
+            }
+            88..97 => self.stream()?,
+            97..99 => self.connect_someone()?,
+            _ => self.tick()?,
+        }
+        self.checks.ledger_holds(&self.ledger)
+    }
+
+    /// A relay of a machine's present life begins.
+    pub fn start_relay(&mut self, machine: usize) {
+        let source = Source::Primary { machine, life: self.machines[machine].life };
+        let start_lsn = self.machines[machine].primary.wal().start();
+        self.start_proposer(source, self.cluster.system_id, Role::Stream { start_lsn });
+    }
+
+    /// A proposer without a cluster begins, to fence.
+    pub fn start_fence(&mut self) {
+        let source = Source::Quorum { start: Lsn::INVALID, bytes: Vec::new() };
+        self.start_proposer(source, SystemId(0), Role::Fence);
+    }
+
+    /// The proposer ends, without a word to anyone.
+    pub fn stop_proposer(&mut self, number: ProposerNumber) {
+        self.actors.remove(&number);
+        for node in 0..self.nodes.len() {
+            self.network.cut((number, node));
+        }
+    }
+
+    fn stop_proposers(&mut self) {
+        while let Some(number) = self.actors.keys().next().copied() {
+            self.stop_proposer(number);
+        }
+    }
+
+    /// A connection breaks; both ends notice at once.
+    pub fn cut(&mut self, name: ConnectionName) -> bool {
+        if let Some(actor) = self.actors.get_mut(&name.0) {
+            actor.proposer.disconnected(name.1);
+        }
+        self.network.cut(name)
+    }
+
+    /// A node's process dies.
+    pub fn crash_node(&mut self, node: NodeIndex) -> Result<(), Violation> {
+        let cuts = self.nodes[node].crash(&mut self.random);
+        self.node_changed(node, &cuts)?;
+        self.cut_all_of(node);
+        Ok(())
+    }
+
+    /// An operator raises a node's term.
+    pub fn bump_term(&mut self, node: NodeIndex) -> Result<(), Violation> {
+        let cuts = self.nodes[node].bump_term();
+        self.node_changed(node, &cuts)
+    }
+
+    /// A node's disk is replaced by an empty one.
+    pub fn empty_disk(&mut self, node: NodeIndex) {
+        self.nodes[node].lose_disk();
+        self.checks.log_cut(self.nodes[node].id, Lsn::INVALID);
+        self.cut_all_of(node);
+    }
+
+    /// A primary died and came back; whoever followed it has lost it.
+    pub fn primary_restarted(&mut self, machine: usize) {
+        self.machines[machine].life += 1;
+        let follows = |actor: &Actor| match actor.source {
+            Source::Primary { machine: followed, .. } => followed == machine,
+            Source::Quorum { .. } => false,
+        };
+        let followers: Vec<ProposerNumber> = self
+            .actors
+            .iter()
+            .filter(|(_, actor)| follows(actor))
+            .map(|(number, _)| *number)
+            .collect();
+        followers.into_iter().for_each(|number| self.stop_proposer(number));
+    }
+
+    /// Makes a new primary of all that is committed, on a new Postgres timeline, on a new machine or, when there are
+    /// enough, in place of the newest. The other ones, and the relays on them, do not know.
+    pub fn rebuild_primary(&mut self) {
+        let committed = self.checks.committed();
+        let wal = Wal::restored(self.cluster, committed.start, committed.bytes.clone());
+        let xid = self.machines.iter().map(|machine| machine.primary.next_xid()).max();
+        let primary = Primary::rebuilt(wal, xid.unwrap_or_default());
+        match self.machines.len() {
+            MACHINES_MAX => {
+                let newest = MACHINES_MAX - 1;
+                self.machines[newest].primary = primary;
+                self.primary_restarted(newest);
+            }
+            _ => self.machines.push(Machine { primary, life: 0 }),
+        }
+    }
+
+    /// Where the last complete fence ended; asked for once.
+    pub fn take_fence(&mut self) -> Option<Lsn> {
+        self.fenced.take()
+    }
+
+    /// Durable states of the nodes that have their disks.
+    fn views(nodes: &[Node]) -> Vec<NodeView<'_>> {
+        nodes.iter().filter_map(Node::view).collect()
+    }
+
+    fn start_proposer(&mut self, source: Source, system_id: SystemId, role: Role) {
+        self.proposers += 1;
+        let proposal = Proposal {
+            key: self.key,
+            postgres_version: self.cluster.postgres_version,
+            system_id,
+            segment_size_bytes: SEGMENT_SIZE_BYTES,
+        };
+        // Only core's proposer knows when a fence is complete.
+        let proposer = if role != Role::Fence && self.random.percent(30) {
+            AnyProposer::Second(WalProposer::new(proposal))
+        } else {
+            let ids = self.nodes.iter().map(|node| node.id).collect();
+            AnyProposer::core(proposal, self.membership.clone(), ids, role)
+        };
+        self.actors.insert(self.proposers, Actor { proposer, source, streams: false });
+    }
+
+    fn cut_all_of(&mut self, node: NodeIndex) {
+        for name in self.network.names() {
+            if name.1 == node {
+                self.cut(name);
+            }
+        }
+    }
+
+    fn deliver(&mut self) -> Result<(), Violation> {
+        let Some((name, direction, message)) = self.network.deliver(&mut self.random) else {
+            return Ok(());
+        };
+        self.messages += 1;
+        self.trace = crc32c::crc32c_append(self.trace, &message);
+        let (proposer, node) = name;
+        match direction {
+            Direction::ToNode => {
+                let session = (name, self.network.number(name).unwrap_or_default());
+                let mut out = Vec::new();
+                if let Err(reason) = self.nodes[node].receive(session, &message, &mut out) {
+                    self.trace = crc32c::crc32c_append(self.trace, reason.as_bytes());
+                    marks::hit("node.refused");
+                    self.cut(name);
+                }
+                self.send_all(out);
+                Ok(())
+            }
+            Direction::ToProposer => {
+                let mut events = Vec::new();
+                if let Some(actor) = self.actors.get_mut(&proposer) {
+                    actor.proposer.receive(node, &message, &mut events);
+                }
+                self.obey(proposer, events)
+            }
+        }
+    }
+
+    fn flush_some_disk(&mut self) -> Result<(), Violation> {
+        let busy: Vec<NodeIndex> =
+            (0..self.nodes.len()).filter(|node| self.nodes[*node].has_work()).collect();
+        if busy.is_empty() {
+            return Ok(());
+        }
+        let node = busy[self.random.index(busy.len())];
+        let mut out = Vec::new();
+        let cuts = self.nodes[node].flush(&mut self.random, &mut out);
+        self.send_all(out);
+        self.node_changed(node, &cuts)
+    }
+
+    /// Checks what a node's disk says now.
+    fn node_changed(&mut self, node: NodeIndex, cuts: &[Cut]) -> Result<(), Violation> {
+        let Some(view) = self.nodes[node].view() else { return Ok(()) };
+        cuts.iter().for_each(|cut| self.checks.log_cut(view.id, cut.0));
+        self.checks.node_agrees(view)?;
+        if !cuts.is_empty() {
+            marks::hit("node.log_cut");
+            self.checks.nothing_is_forgotten(&self.membership, &Self::views(&self.nodes))?;
+        }
+        Ok(())
+    }
+
+    fn stream(&mut self) -> Result<(), Violation> {
+        for number in self.actors.keys().copied().collect::<Vec<_>>() {
+            let Some(actor) = self.actors.get_mut(&number).filter(|actor| actor.streams) else {
+                continue;
+            };
+            let mut events = Vec::new();
+            let random = &mut self.random;
+            match &actor.source {
+                Source::Primary { machine, .. } => {
+                    let primary = &self.machines[*machine].primary;
+                    let (wal, end) = (primary.wal(), primary.flushed());
+                    actor.proposer.stream(end, |from, to| wal.read(from, to), random, &mut events);
+                }
+                Source::Quorum { start, bytes } => {
+                    let end = *start + bytes.len() as u64;
+                    let read = |from: Lsn, to: Lsn| {
+                        &bytes[(from - *start) as usize..(to - *start) as usize]
+                    };
+                    actor.proposer.stream(end, read, random, &mut events);
+                }
+            }
+            self.obey(number, events)?;
+        }
+        Ok(())
+    }
+
+    fn tick(&mut self) -> Result<(), Violation> {
+        for number in self.actors.keys().copied().collect::<Vec<_>>() {
+            let mut events = Vec::new();
+            if let Some(actor) = self.actors.get_mut(&number) {
+                actor.proposer.tick(&mut events);
+            }
+            self.obey(number, events)?;
+        }
+        Ok(())
+    }
+
+    /// Some proposer connects to some running node that it has no connection to.
+    fn connect_someone(&mut self) -> Result<(), Violation> {
+        let mut missing = Vec::new();
+        for proposer in self.actors.keys() {
+            for (node, state) in self.nodes.iter().enumerate() {
+                let open = self.network.number((*proposer, node)).is_some();
+                // A machine with an empty disk runs too: it must refuse.
+                let refuses = !state.has_disk() && self.random.once_in(10);
+                if !open && (state.is_running() || refuses) {
+                    missing.push((*proposer, node));
+                }
+            }
+        }
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let name = missing[self.random.index(missing.len())];
+        self.network.open(name);
+        let mut events = Vec::new();
+        if let Some(actor) = self.actors.get_mut(&name.0) {
+            actor.proposer.connected(name.1, &mut events);
+        }
+        self.obey(name.0, events)
+    }
+
+    fn send_all(&mut self, out: Vec<Outgoing>) {
+        for outgoing in out {
+            let (name, number) = outgoing.session;
+            if self.network.number(name) == Some(number) {
+                self.network.send(name, Direction::ToProposer, outgoing.message);
+            }
+        }
+    }
+
+    /// Does what a proposer asked for, and checks what it claims.
+    fn obey(&mut self, number: ProposerNumber, events: Vec<Event>) -> Result<(), Violation> {
+        for event in events {
+            match event {
+                Event::Send(node, message) => {
+                    self.network.send((number, node), Direction::ToNode, message);
+                }
+                Event::Disconnect(node) => drop(self.cut((number, node))),
+                Event::Elected { term, donor, at } => {
+                    self.checks.elected(term, number as u64)?;
+                    marks::hit("proposer.elected");
+                    if !self.may_stream(number, donor, at) {
+                        marks::hit("proposer.refused_its_primary");
+                        self.stop_proposer(number);
+                        return Ok(());
+                    }
+                }
+                Event::Committed(lsn) => self.committed(number, lsn)?,
+                Event::Fenced(lsn) => {
+                    marks::hit("proposer.fenced");
+                    if self.checks.committed().end() < lsn {
+                        return Err(format!("fenced at {lsn}, but that is not committed"));
+                    }
+                    self.fenced = Some(lsn);
+                    self.stop_proposer(number);
+                    return Ok(());
+                }
+                Event::Stop(reason) => {
+                    self.trace = crc32c::crc32c_append(self.trace, reason.as_bytes());
+                    marks::hit("proposer.stopped");
+                    self.stop_proposer(number);
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The rule of every connect: the primary's WAL up to where the quorum's log ends is the quorum's, byte for byte.
+    fn may_stream(&mut self, number: ProposerNumber, donor: NodeIndex, at: Lsn) -> bool {
+        let Some(view) = self.nodes[donor].view() else { return false };
+        let Some(log) = view.log.read(view.log.start, at) else { return false };
+        let Some(actor) = self.actors.get_mut(&number) else { return false };
+        actor.streams = match &mut actor.source {
+            Source::Primary { machine, life } => {
+                let machine = &self.machines[*machine];
+                *life == machine.life
+                    && machine.primary.flushed() >= at
+                    && machine.primary.wal().read(view.log.start, at) == log
+            }
+            Source::Quorum { start, bytes } => {
+                *start = view.log.start;
+                *bytes = log.to_vec();
+                true
+            }
+        };
+        actor.streams
+    }
+
+    fn committed(&mut self, number: ProposerNumber, lsn: Lsn) -> Result<(), Violation> {
+        let Some(actor) = self.actors.get(&number) else { return Ok(()) };
+        let from = self.checks.committed().end();
+        if lsn > from {
+            let claimed = match &actor.source {
+                Source::Primary { machine, .. } => {
+                    self.machines[*machine].primary.wal().read(from, lsn)
+                }
+                Source::Quorum { start, bytes } => {
+                    &bytes[(from - *start) as usize..(lsn - *start) as usize]
+                }
+            };
+            let membership = actor.proposer.membership();
+            // A disk that was lost after it had acknowledged is one of the minority that may be lost.
+            let once_durable: Vec<_> = self.nodes.iter().filter_map(Node::last_view).collect();
+            self.checks.commits(lsn, claimed, membership, &once_durable)?;
+        }
+        if let Source::Primary { machine, .. } = actor.source {
+            let primary = &mut self.machines[machine].primary;
+            primary.acknowledge(lsn, &mut self.ledger);
+        }
+        self.checks.ledger_holds(&self.ledger)
+    }
+
+    /// Ends all faults; then a fence must succeed, and everything that a rebuilt primary writes must be acknowledged.
+    fn settle(&mut self, faults: &mut Faults) -> Result<(), Violation> {
+        faults.end(self);
+        self.stop_proposers();
+        self.fenced = None;
+        self.run_until("a fence is complete", |world| {
+            if world.actors.is_empty() {
+                world.start_fence();
+            }
+            world.fenced.is_some()
+        })?;
+        self.stop_proposers();
+        self.rebuild_primary();
+        let newest = self.machines.len() - 1;
+        let primary = &mut self.machines[newest].primary;
+        primary.write(&mut self.random);
+        primary.flush_all();
+        let wanted = primary.flushed();
+        self.run_until("the rebuilt primary's commits are acknowledged", |world| {
+            if world.actors.is_empty() {
+                world.start_relay(newest);
+            }
+            world.ledger.end() >= wanted
+        })
+    }
+
+    fn run_until(
+        &mut self,
+        what: &str,
+        mut done: impl FnMut(&mut World) -> bool,
+    ) -> Result<(), Violation> {
+        for _ in 0..QUIET_STEPS_MAX {
+            if done(self) {
+                return Ok(());
+            }
+            self.step()?;
+        }
+        let committed = self.checks.committed().end();
+        let nodes = describe(&Self::views(&self.nodes));
+        Err(format!(
+            "without faults, {what}: not within {QUIET_STEPS_MAX} steps; committed {committed}; {nodes}"
+        ))
+    }
+}
+
+fn member(id: NodeId) -> Member {
+    Member { id, host: format!("node-{id}"), pg_port: 5454 }
+}
