@@ -9,8 +9,10 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FlockOperation, Mode, OFlags};
 
 use super::Runtime;
-use super::file::{OpenOptions, at_path};
+use super::device::{Device, FileIdentity};
+use super::file::OpenOptions;
 use super::operation::Operation;
+use super::raw_file::at_path;
 use super::sim;
 
 /// One entry of a directory.
@@ -90,8 +92,10 @@ impl Runtime {
     /// Those of rename(2).
     pub async fn rename(&self, from: impl AsRef<Path>, to: impl AsRef<Path>) -> io::Result<()> {
         let (from, to): (PathBuf, PathBuf) = (from.as_ref().into(), to.as_ref().into());
+        let replaced = self.volatile_identity(&to);
         let operation = Operation::Rename { from: from.clone(), to };
         let completion = self.perform(operation).await;
+        self.forget_volatile(replaced, &completion.result);
         completion.result.map(drop).map_err(|error| at_path("rename", &from, error))
     }
 
@@ -101,8 +105,24 @@ impl Runtime {
     /// Those of unlink(2).
     pub async fn remove_file(&self, path: impl AsRef<Path>) -> io::Result<()> {
         let path: PathBuf = path.as_ref().into();
+        let removed = self.volatile_identity(&path);
         let completion = self.perform(Operation::RemoveFile { path: path.clone() }).await;
+        self.forget_volatile(removed, &completion.result);
         completion.result.map(drop).map_err(|error| at_path("remove", &path, error))
+    }
+
+    /// On a volatile device, the file that is about to lose its only name.
+    fn volatile_identity(&self, path: &Path) -> Option<FileIdentity> {
+        match self.0.device {
+            Device::Volatile => FileIdentity::of_only_name(path),
+            Device::Real | Device::Modelled { .. } => None,
+        }
+    }
+
+    fn forget_volatile(&self, file: Option<FileIdentity>, result: &io::Result<usize>) {
+        if let (Some(file), Ok(_)) = (file, result) {
+            self.0.volatile_files.forget(file);
+        }
     }
 
     /// Removes a directory and all below it. A crash may leave any part of it.

@@ -3,10 +3,13 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::time::Duration;
 
 use super::Runtime;
 use super::buffer::{ALIGNMENT_BYTES, Buffer};
-use super::operation::{Handle, Operation};
+use super::device::{Device, VolatileFile, hold};
+use super::operation::Operation;
+use super::raw_file::{RawFile, at_path};
 
 /// How to open a file. Without [`OpenOptions::buffered`] it is for direct I/O.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -80,10 +83,17 @@ impl OpenOptions {
 /// on it are gone.
 #[derive(Debug, Clone)]
 pub struct File {
-    runtime: Runtime,
-    handle: Rc<Handle>,
-    path: Rc<Path>,
+    raw: RawFile,
+    device: FileDevice,
     buffered: bool,
+}
+
+/// The file's side of the shard's [`Device`].
+#[derive(Debug, Clone)]
+enum FileDevice {
+    Real,
+    Modelled { write: Duration, read: Duration },
+    Volatile(Rc<VolatileFile>),
 }
 
 impl Runtime {
@@ -95,14 +105,26 @@ impl Runtime {
         let path: PathBuf = path.as_ref().into();
         let opening = self.perform(Operation::Open { path: path.clone(), options });
         let handle = opening.await.into_opened().map_err(|error| at_path("open", &path, error))?;
-        Ok(File { runtime: self.clone(), handle, path: path.into(), buffered: options.buffered })
+        let raw = RawFile::new(self, handle, path.into());
+        let device = match self.0.device {
+            Device::Real => FileDevice::Real,
+            Device::Modelled { write, read } => FileDevice::Modelled { write, read },
+            Device::Volatile => {
+                let volatile = self.0.volatile_files.get(raw.identity()?);
+                if options.truncate {
+                    volatile.set_len(&raw, 0)?;
+                }
+                FileDevice::Volatile(volatile)
+            }
+        };
+        Ok(File { raw, device, buffered: options.buffered })
     }
 }
 
 impl File {
     /// The path that it was opened by.
     pub fn path(&self) -> &Path {
-        &self.path
+        &self.raw.path
     }
 
     /// Reads `buffer.len()` bytes at an offset; fewer only at the end of the file. The count comes back with the buffer,
@@ -115,12 +137,13 @@ impl File {
     /// If offset or length are not multiples of [`ALIGNMENT_BYTES`] on a direct file.
     pub async fn read_at(&self, buffer: Buffer, offset_bytes: u64) -> (io::Result<usize>, Buffer) {
         self.assert_aligned(buffer.len(), offset_bytes);
-        let file = self.handle.clone();
-        let completion = self.runtime.perform(Operation::Read { file, buffer, offset_bytes }).await;
-        let Operation::Read { buffer, .. } = completion.operation else {
-            unreachable!("a completion returns its own operation")
-        };
-        (completion.result.map_err(|error| self.error("read", offset_bytes, error)), buffer)
+        match &self.device {
+            FileDevice::Real => self.raw.read(buffer, offset_bytes).await,
+            FileDevice::Modelled { read, .. } => {
+                hold(&self.raw.runtime, *read, self.raw.read(buffer, offset_bytes)).await
+            }
+            FileDevice::Volatile(volatile) => volatile.read(&self.raw, buffer, offset_bytes).await,
+        }
     }
 
     /// Writes the whole buffer at an offset. Not durable before [`Self::fdatasync`].
@@ -131,7 +154,17 @@ impl File {
     /// # Panics
     /// As [`Self::read_at`].
     pub async fn write_at(&self, buffer: Buffer, offset_bytes: u64) -> (io::Result<()>, Buffer) {
-        self.write(buffer, offset_bytes, false).await
+        self.assert_aligned(buffer.len(), offset_bytes);
+        match &self.device {
+            FileDevice::Real => self.raw.write(buffer, offset_bytes, false).await,
+            FileDevice::Modelled { write, .. } => {
+                hold(&self.raw.runtime, *write, self.raw.write(buffer, offset_bytes, false)).await
+            }
+            FileDevice::Volatile(volatile) => {
+                let files = &self.raw.runtime.0.volatile_files;
+                (volatile.write(files, &buffer, offset_bytes), buffer)
+            }
+        }
     }
 
     /// Writes the whole buffer at an offset and completes when it is durable (RWF_DSYNC: the bytes and the metadata
@@ -148,36 +181,16 @@ impl File {
         buffer: Buffer,
         offset_bytes: u64,
     ) -> (io::Result<()>, Buffer) {
-        self.write(buffer, offset_bytes, true).await
-    }
-
-    async fn write(
-        &self,
-        mut buffer: Buffer,
-        offset_bytes: u64,
-        durable: bool,
-    ) -> (io::Result<()>, Buffer) {
         self.assert_aligned(buffer.len(), offset_bytes);
-        let mut done_bytes = 0;
-        while done_bytes < buffer.len() {
-            let file = self.handle.clone();
-            let offset_bytes = offset_bytes + done_bytes as u64;
-            let operation = Operation::Write { file, buffer, done_bytes, offset_bytes, durable };
-            let completion = self.runtime.perform(operation).await;
-            let Operation::Write { buffer: returned, .. } = completion.operation else {
-                unreachable!("a completion returns its own operation")
-            };
-            buffer = returned;
-            match completion.result {
-                Ok(0) => {
-                    let error = io::ErrorKind::WriteZero.into();
-                    return (Err(self.error("write", offset_bytes, error)), buffer);
-                }
-                Ok(count) => done_bytes += count,
-                Err(error) => return (Err(self.error("write", offset_bytes, error)), buffer),
+        match &self.device {
+            FileDevice::Real => self.raw.write(buffer, offset_bytes, true).await,
+            FileDevice::Modelled { write, .. } => {
+                hold(&self.raw.runtime, *write, self.raw.write(buffer, offset_bytes, true)).await
+            }
+            FileDevice::Volatile(volatile) => {
+                volatile.write_durable(&self.raw, buffer, offset_bytes).await
             }
         }
-        (Ok(()), buffer)
     }
 
     /// Makes completed writes durable, with the metadata needed to read them.
@@ -185,9 +198,13 @@ impl File {
     /// # Errors
     /// Those of fdatasync(2). After one, everything written since the last success is in doubt: never retry.
     pub async fn fdatasync(&self) -> io::Result<()> {
-        let file = self.handle.clone();
-        let completion = self.runtime.perform(Operation::Flush { file, data_only: true }).await;
-        completion.result.map(drop).map_err(|error| at_path("fdatasync", &self.path, error))
+        match &self.device {
+            FileDevice::Real => self.raw.flush().await,
+            FileDevice::Modelled { write, .. } => {
+                hold(&self.raw.runtime, *write, self.raw.flush()).await
+            }
+            FileDevice::Volatile(volatile) => volatile.flush(&self.raw).await,
+        }
     }
 
     /// Reserves space for a range, which reads as zeroes; the file grows to hold it.
@@ -195,10 +212,7 @@ impl File {
     /// # Errors
     /// Those of fallocate(2).
     pub async fn fallocate(&self, offset_bytes: u64, len_bytes: u64) -> io::Result<()> {
-        let file = self.handle.clone();
-        let operation = Operation::Fallocate { file, offset_bytes, len_bytes };
-        let completion = self.runtime.perform(operation).await;
-        completion.result.map(drop).map_err(|error| at_path("fallocate", &self.path, error))
+        self.raw.fallocate(offset_bytes, len_bytes).await
     }
 
     /// The file's length in bytes.
@@ -206,11 +220,10 @@ impl File {
     /// # Errors
     /// Those of fstat(2).
     pub async fn len(&self) -> io::Result<u64> {
-        if let Handle::SimFile(inode) = &*self.handle {
-            return Ok(inode.len_bytes());
+        match &self.device {
+            FileDevice::Volatile(volatile) => volatile.len(&self.raw),
+            _ => self.raw.len(),
         }
-        let stat = rustix::fs::fstat(self.handle.descriptor()).map_err(io::Error::from);
-        stat.map(|stat| stat.st_size as u64).map_err(|error| at_path("fstat", &self.path, error))
     }
 
     /// Whether the file holds no byte.
@@ -226,14 +239,10 @@ impl File {
     /// # Errors
     /// Those of ftruncate(2).
     pub async fn set_len(&self, len_bytes: u64) -> io::Result<()> {
-        if let (Handle::SimFile(inode), Some(machine)) = (&*self.handle, self.runtime.simulated()) {
-            return machine
-                .set_len(inode, len_bytes)
-                .map_err(|error| at_path("ftruncate", &self.path, error));
+        match &self.device {
+            FileDevice::Volatile(volatile) => volatile.set_len(&self.raw, len_bytes),
+            _ => self.raw.set_len(len_bytes),
         }
-        let result =
-            rustix::fs::ftruncate(self.handle.descriptor(), len_bytes).map_err(io::Error::from);
-        result.map_err(|error| at_path("ftruncate", &self.path, error))
     }
 
     fn assert_aligned(&self, len_bytes: usize, offset_bytes: u64) {
@@ -242,17 +251,7 @@ impl File {
         assert!(
             aligned || self.buffered,
             "direct I/O of {len_bytes} bytes at {offset_bytes} of {} is not aligned",
-            self.path.display()
+            self.raw.path.display()
         );
     }
-
-    fn error(&self, what: &'static str, offset_bytes: u64, error: io::Error) -> io::Error {
-        let path = self.path.display();
-        io::Error::new(error.kind(), format!("{what} {path} at {offset_bytes}: {error}"))
-    }
-}
-
-/// An I/O error that says what was done to which path.
-pub(super) fn at_path(what: &'static str, path: &Path, error: io::Error) -> io::Error {
-    io::Error::new(error.kind(), format!("{what} {}: {error}", path.display()))
 }

@@ -15,6 +15,7 @@
 
 mod buffer;
 mod clock;
+mod device;
 mod directory;
 mod executor;
 mod file;
@@ -23,6 +24,7 @@ mod mailbox;
 mod network;
 mod operation;
 mod options;
+mod raw_file;
 mod reactor;
 mod shared;
 pub mod sim;
@@ -33,6 +35,7 @@ mod timers;
 mod uring;
 
 pub use buffer::{ALIGNMENT_BYTES, Buffer};
+pub use device::{Device, DeviceParseError};
 pub use directory::{DirectoryEntry, FileLock};
 pub use executor::{BACKGROUND_SHARES, LATENCY_SHARES, Task, TaskClass};
 pub use file::{File, OpenOptions};
@@ -44,7 +47,7 @@ pub use network::{Listener, RawStream, Stream};
 pub use options::RuntimeOptions;
 pub use shared::Runtime;
 pub use time::MonotonicTime;
-pub use uring::{ShardPanicked, Shards, block_on, start_shards};
+pub use uring::{ShardPanicked, Shards, block_on, block_on_with, start_shards};
 
 #[cfg(test)]
 mod tests;

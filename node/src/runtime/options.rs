@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::device::Device;
+
 /// How many shards to start, where, and how they wait.
 #[derive(Debug, Clone)]
 pub struct RuntimeOptions {
@@ -11,10 +13,12 @@ pub struct RuntimeOptions {
     pub cores: Vec<usize>,
     /// How long an idle shard that just had work polls before it sleeps in the kernel. Zero where cores are shared.
     pub spin: Duration,
+    /// What stands between files and the ring.
+    pub device: Device,
 }
 
 impl Default for RuntimeOptions {
     fn default() -> Self {
-        Self { shards: 1, cores: Vec::new(), spin: Duration::ZERO }
+        Self { shards: 1, cores: Vec::new(), spin: Duration::ZERO, device: Device::Real }
     }
 }

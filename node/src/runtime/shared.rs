@@ -8,6 +8,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use super::clock;
+use super::device::{Device, VolatileFiles};
 use super::executor::{Executor, Task, TaskClass};
 use super::operation::{Operation, Pending};
 use super::reactor::Reactor;
@@ -26,6 +27,31 @@ pub(super) struct Shard {
     pub(super) reactor: Rc<Reactor>,
     pub(super) index: usize,
     pub(super) count: usize,
+    /// What stands between this shard's files and the reactor.
+    pub(super) device: Device,
+    pub(super) volatile_files: VolatileFiles,
+    /// Completions that a modelled device holds back: while there are any, the shard polls.
+    pub(super) held_completions: Cell<usize>,
+}
+
+impl Shard {
+    pub(super) fn new(
+        executor: Executor,
+        reactor: Reactor,
+        (index, count): (usize, usize),
+        device: Device,
+    ) -> Shard {
+        Shard {
+            executor,
+            timers: Timers::default(),
+            reactor: Rc::new(reactor),
+            index,
+            count,
+            device,
+            volatile_files: VolatileFiles::default(),
+            held_completions: Cell::new(0),
+        }
+    }
 }
 
 impl fmt::Debug for Runtime {

@@ -11,13 +11,18 @@ use futures_util::future::{Either, join, select};
 use super::sim::Simulation;
 use super::*;
 
-/// Runs a test on one shard of every implementation, each with an empty directory.
+/// Runs a test on one shard of every implementation and behind every device, each with an empty directory.
 fn on_each<F>(test: impl Fn(Runtime, PathBuf) -> F)
 where
     F: Future<Output = ()> + 'static,
 {
-    let directory = tempfile::tempdir().unwrap();
-    block_on(|runtime| test(runtime, directory.path().into())).unwrap();
+    let modelled =
+        Device::Modelled { write: Duration::from_micros(50), read: Duration::from_micros(20) };
+    for device in [Device::Real, modelled, Device::Volatile] {
+        let directory = tempfile::tempdir().unwrap();
+        let options = RuntimeOptions { device, ..RuntimeOptions::default() };
+        block_on_with(&options, |runtime| test(runtime, directory.path().into())).unwrap();
+    }
     for seed in 0..10 {
         let simulation = Simulation::new(seed);
         let machine = simulation.add_machine("node");

@@ -7,11 +7,11 @@ use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
+use super::super::device::Device;
 use super::super::executor::{Executor, TaskClass, Unpark};
 use super::super::reactor;
 use super::super::shared::{Runtime, Shard};
 use super::super::time::MonotonicTime;
-use super::super::timers::Timers;
 use super::disk::DiskFaults;
 use super::network::LinkFaults;
 use super::reactor::Reactor;
@@ -82,13 +82,9 @@ impl Simulation {
         self.0.running.borrow_mut()[machine.0] = running.clone();
         for index in 0..shards {
             let reactor = Reactor::new(self.0.world.clone(), machine.0, life, index);
-            let shard = Rc::new(Shard {
-                executor: Executor::new(Box::new(NeverParked)),
-                timers: Timers::default(),
-                reactor: Rc::new(reactor::Reactor::Sim(reactor)),
-                index,
-                count: shards,
-            });
+            let executor = Executor::new(Box::new(NeverParked));
+            let reactor = reactor::Reactor::Sim(reactor);
+            let shard = Rc::new(Shard::new(executor, reactor, (index, shards), Device::Real));
             self.0.world.borrow_mut().machines[machine.0].shards.push(shard.clone());
             let runtime = Runtime(shard);
             let (main, running) = (main(runtime.clone()), running.clone());

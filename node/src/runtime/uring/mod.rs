@@ -8,4 +8,4 @@ mod reactor;
 mod shard;
 
 pub(super) use reactor::Reactor;
-pub use shard::{ShardPanicked, Shards, block_on, start_shards};
+pub use shard::{ShardPanicked, Shards, block_on, block_on_with, start_shards};

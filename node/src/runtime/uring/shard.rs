@@ -18,7 +18,6 @@ use super::super::reactor::{self, Wait};
 use super::super::shared::{Runtime, Shard};
 use super::super::threads;
 use super::super::time::MonotonicTime;
-use super::super::timers::Timers;
 use super::reactor::Reactor;
 
 /// Latency tasks polled before the ring gets its turn: bounds how long a completion waits for tasks that always yield.
@@ -82,16 +81,31 @@ where
     Ok(Shards(shards))
 }
 
-/// Runs a single shard on the calling thread until `main` ends: for tools and tests.
+/// Runs a single shard with the default options on the calling thread until `main` ends: for tools and tests.
 ///
 /// # Errors
-/// If the ring cannot be set up.
+/// As [`block_on_with`].
 pub fn block_on<F>(main: impl FnOnce(Runtime) -> F) -> io::Result<F::Output>
 where
     F: Future + 'static,
     F::Output: 'static,
 {
-    run(0, &RuntimeOptions::default(), main)
+    block_on_with(&RuntimeOptions::default(), main)
+}
+
+/// Runs a single shard on the calling thread until `main` ends, whatever `options.shards` says.
+///
+/// # Errors
+/// If the ring cannot be set up.
+pub fn block_on_with<F>(
+    options: &RuntimeOptions,
+    main: impl FnOnce(Runtime) -> F,
+) -> io::Result<F::Output>
+where
+    F: Future + 'static,
+    F::Output: 'static,
+{
+    run(0, &RuntimeOptions { shards: 1, ..options.clone() }, main)
 }
 
 fn run<F>(
@@ -108,9 +122,8 @@ where
     }
     let reactor = Reactor::new()?;
     let executor = Executor::new(Box::new(reactor.wake_event()));
-    let reactor = Rc::new(reactor::Reactor::Uring(reactor));
-    let timers = Timers::default();
-    let shard = Shard { executor, timers, reactor, index, count: options.shards };
+    let reactor = reactor::Reactor::Uring(reactor);
+    let shard = Shard::new(executor, reactor, (index, options.shards), options.device);
     let runtime = Runtime(Rc::new(shard));
     let _closing = Closing(runtime.clone());
 
@@ -177,7 +190,8 @@ impl Turns<'_> {
             shard.timers.fire(now);
         }
         let spinning = now - self.busy < self.spin;
-        if spinning || !shard.executor.park() {
+        let polling = spinning || shard.held_completions.get() > 0;
+        if polling || !shard.executor.park() {
             ring.enter(Wait::No)?;
             std::hint::spin_loop();
             return ring.reap();
