@@ -42,10 +42,24 @@ pub struct TimelinePath {
     current: PostgresTimeline,
 }
 
-/// The primary left the WAL that the quorum committed.
+/// What a primary's parting from the quorum's WAL is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Parting {
+    /// Not a switch of Postgres' timeline: a rolled-back disk, a sibling, another cluster.
+    Different,
+    /// A switch before what may be committed: following it would lose that.
+    LeftBeforeCommit(LeftBeforeCommit),
+    /// A switch past all that can be committed: the log goes on from there.
+    Follow {
+        /// Where the primary left the timeline that the quorum holds.
+        at: Lsn,
+    },
+}
+
+/// The primary left the WAL that the quorum may have committed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error(
-    "the primary left Postgres timeline {left} for {entered} at {at}, before {committed}, up to where the quorum has committed"
+    "this primary left Postgres timeline {left} for {entered} at {at}, and the quorum may have committed WAL of timeline {left} up to {committed}. Nothing was changed; rebuild the primary from the quorum (firn timeline rebuild)"
 )]
 pub struct LeftBeforeCommit {
     /// The timeline that the quorum holds there.
@@ -111,19 +125,25 @@ impl TimelinePath {
         timelines.zip(begins).collect()
     }
 
-    /// Checks that the primary was still on `held`, the timeline of the quorum's last committed byte, at the quorum's
-    /// commit position.
-    pub fn check_not_left_before(
-        &self,
-        held: PostgresTimeline,
-        committed: Lsn,
-    ) -> Result<(), LeftBeforeCommit> {
-        let left =
-            self.ended.iter().position(|(timeline, end)| *timeline == held && *end < committed);
-        let Some(index) = left else { return Ok(()) };
-        let entered = self.ended.get(index + 1).map_or(self.current, |(timeline, _)| *timeline);
-        let at = self.ended[index].1;
-        Err(LeftBeforeCommit { left: held.0, entered: entered.0, at, committed })
+    /// Judges a primary whose WAL parts from the quorum's at `parted_at`. Before `compared_from` the two are known to
+    /// agree, up to `committed` the quorum may have committed its own.
+    pub fn judge_parting(&self, compared_from: Lsn, parted_at: Lsn, committed: Lsn) -> Parting {
+        let switches = self.starts(Lsn(0));
+        let last = switches.windows(2).rev().find(|pair| pair[1].1 <= parted_at);
+        match last {
+            Some(&[(left, _), (entered, at)]) if at >= compared_from => {
+                if at >= committed {
+                    return Parting::Follow { at };
+                }
+                Parting::LeftBeforeCommit(LeftBeforeCommit {
+                    left: left.0,
+                    entered: entered.0,
+                    at,
+                    committed,
+                })
+            }
+            _ => Parting::Different,
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Whether a primary continues what the quorum holds: its WAL against an acceptor's, byte for byte.
 
 use firn_core::relay::comparison::{Comparison, Difference, Side};
-use firn_core::relay::history_file::TimelinePath;
+use firn_core::relay::history_file::{LeftBeforeCommit, TimelinePath};
 use firn_core::types::{Lsn, Term, TimelineKey};
 use thiserror::Error;
 
@@ -17,7 +17,10 @@ pub enum CheckError {
     #[error(
         "this primary is not the one whose WAL the quorum holds, or its disk was rolled back: {0}. Nothing was changed; rebuild the primary from the quorum (firn timeline rebuild)"
     )]
-    Different(#[from] Difference),
+    Different(Difference),
+    /// It left the quorum's timeline too early.
+    #[error(transparent)]
+    LeftBeforeCommit(LeftBeforeCommit),
     /// Its WAL ends before the quorum's.
     #[error(
         "this primary is behind: its WAL ends at {primary}, the quorum holds WAL up to {quorum}. Its disk was rolled back or it lost WAL. Nothing was changed; rebuild the primary from the quorum (firn timeline rebuild)"
@@ -38,6 +41,20 @@ pub enum CheckError {
         address: String,
         /// What went wrong.
         source: AcceptorError,
+    },
+}
+
+/// What a comparison found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Found {
+    /// No difference.
+    Same,
+    /// The first difference.
+    Differs(Difference),
+    /// No difference up to the primary's end, which is too early.
+    Behind {
+        /// End of the primary's WAL.
+        primary: Lsn,
     },
 }
 
@@ -65,33 +82,52 @@ impl Check<'_> {
         start: Lsn,
         end: Lsn,
         primary_end: Lsn,
-    ) -> Result<(), CheckError> {
-        if primary_end < end {
-            return Err(CheckError::Behind { primary: primary_end, quorum: end });
-        }
-        let mut comparison = Comparison::new(start, end);
-        if comparison.is_complete() {
-            return Ok(());
-        }
-        let at_acceptor =
-            |source| CheckError::Acceptor { address: self.address.to_string(), source };
-        let mut primary = PrimaryWal::open(runtime, self.primary, self.path, None, start).await?;
-        let mut acceptor =
-            AcceptorWal::open(runtime, self.acceptor, self.address, self.key, start, self.term)
-                .await
-                .map_err(at_acceptor)?;
-        while let Some(side) = comparison.behind() {
-            match side {
-                Side::Quorum => {
-                    let wal = acceptor.next().await.map_err(at_acceptor)?;
-                    comparison.push(Side::Quorum, &wal)?;
-                }
-                Side::Primary => match primary.next().await? {
-                    WalEvent::Wal(wal) => comparison.push(Side::Primary, &wal)?,
-                    WalEvent::Keepalive { .. } => {}
-                },
+    ) -> Result<Found, CheckError> {
+        let mut comparison = Comparison::new(start, end.min(primary_end));
+        if !comparison.is_complete() {
+            let mut streams = self.open(runtime, start).await?;
+            if let Err(difference) = self.run(&mut streams, &mut comparison).await? {
+                return Ok(Found::Differs(difference));
             }
         }
-        Ok(())
+        if primary_end < end {
+            return Ok(Found::Behind { primary: primary_end });
+        }
+        Ok(Found::Same)
+    }
+
+    async fn open(
+        &self,
+        runtime: &Runtime,
+        start: Lsn,
+    ) -> Result<(PrimaryWal, AcceptorWal), CheckError> {
+        let primary = PrimaryWal::open(runtime, self.primary, self.path, None, start).await?;
+        let acceptor =
+            AcceptorWal::open(runtime, self.acceptor, self.address, self.key, start, self.term);
+        Ok((primary, acceptor.await.map_err(|source| self.at_acceptor(source))?))
+    }
+
+    async fn run(
+        &self,
+        (primary, acceptor): &mut (PrimaryWal, AcceptorWal),
+        comparison: &mut Comparison,
+    ) -> Result<Result<(), Difference>, CheckError> {
+        while let Some(side) = comparison.behind() {
+            let wal = match side {
+                Side::Quorum => acceptor.next().await.map_err(|source| self.at_acceptor(source))?,
+                Side::Primary => match primary.next().await? {
+                    WalEvent::Wal(wal) => wal,
+                    WalEvent::Keepalive { .. } => continue,
+                },
+            };
+            if let Err(difference) = comparison.push(side, &wal) {
+                return Ok(Err(difference));
+            }
+        }
+        Ok(Ok(()))
+    }
+
+    fn at_acceptor(&self, source: AcceptorError) -> CheckError {
+        CheckError::Acceptor { address: self.address.to_string(), source }
     }
 }

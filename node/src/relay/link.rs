@@ -149,10 +149,6 @@ impl Session {
             if let Some(reason) = link.refused.take() {
                 return Err(LinkError::Refused(reason));
             }
-            if self.awaits_comparison() {
-                woken.await;
-                continue;
-            }
             let next = self.proposer.borrow_mut().next(node);
             match next {
                 Ok(None) => woken.await,
@@ -183,11 +179,6 @@ impl Session {
                 Err(action) => self.perform(action),
             }
         }
-    }
-
-    /// After the election nothing goes out before the primary's WAL was compared with the elected log.
-    fn awaits_comparison(&self) -> bool {
-        !self.leading.get() && self.proposer.borrow().term_start_lsn().is_some()
     }
 
     fn frame(&self, node: NodeId, begin: Lsn, wal: &Bytes) -> Option<Vec<u8>> {

@@ -12,6 +12,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use firn_core::consensus::proposer::{Action, Proposer, ProposerConfig, Role, StopReason};
+use firn_core::relay::history_file::Parting;
 use firn_core::relay::window::Window;
 use firn_core::types::{Lsn, NodeId, Term};
 use firn_core::wire::postgres::message::Encode;
@@ -19,7 +20,7 @@ use firn_core::wire::postgres::replication::{FromReader, POSTGRES_EPOCH_UNIX_US}
 use firn_core::wire::walproposer::AcceptorMessage;
 use futures_util::future::{Either, select};
 
-use super::check::{Check, CheckError};
+use super::check::{Check, CheckError, Found};
 use super::link::Link;
 use super::options::RelayOptions;
 use super::postgres::connection::Connection;
@@ -42,6 +43,12 @@ const SLOT_WAIT: Duration = Duration::from_secs(30);
 
 /// Pause between attempts to take the slot.
 const SLOT_RETRY: Duration = Duration::from_millis(200);
+
+/// How long acceptors may take to vote when their votes decide whether a primary can be followed.
+const VOTES_WAIT: Duration = Duration::from_secs(3);
+
+/// With fewer bytes than this in common in the last segment the one before is compared too.
+const COMPARED_BYTES_MIN: u64 = 64 << 10;
 
 /// How a session ended.
 #[derive(Debug, Clone)]
@@ -71,7 +78,9 @@ impl From<CheckError> for End {
         match error {
             CheckError::Primary(error) => error.into(),
             CheckError::Acceptor { .. } => End::Retry(error.to_string()),
-            CheckError::Different(_) | CheckError::Behind { .. } => End::Stop(error.to_string()),
+            CheckError::Different(_)
+            | CheckError::LeftBeforeCommit(_)
+            | CheckError::Behind { .. } => End::Stop(error.to_string()),
         }
     }
 }
@@ -91,8 +100,9 @@ pub struct Session {
     pub(super) proposer: RefCell<Proposer>,
     pub(super) window: RefCell<Window>,
     pub(super) links: BTreeMap<NodeId, Link>,
-    /// Nothing but votes goes to acceptors before the primary's WAL was compared with the elected log.
-    pub(super) leading: Cell<bool>,
+    /// The primary's WAL was compared with the elected log, and goes to the acceptors.
+    leading: Cell<bool>,
+    voted: Notify,
     elected: Watch<Option<Elected>>,
     committed: Watch<Lsn>,
     status_requested: Notify,
@@ -154,9 +164,14 @@ async fn attempt(
     let primary = primary.refresh(&mut questions).await?;
     let mut stream_from = won.term_start_lsn;
     if survey.has_wal() {
-        let compared = survey.most_committed().1;
-        session.or_end(compare_elected(&session, &primary, compared, won)).await?;
-        stream_from = stream_start(won.term_start_lsn, segment);
+        let compared_to = survey.most_committed().1;
+        let from = if compared_to.is_valid() {
+            compared_to
+        } else {
+            won.term_start_lsn.segment_start(segment)
+        };
+        let begin = session.or_end(compare_elected(&session, &primary, from, won)).await?;
+        stream_from = stream_start(begin, segment);
     }
     let wal = session.or_end(open_wal(runtime, options, &primary, stream_from)).await?;
     let own = [questions.process_id(), wal.process_id()].into_iter().flatten().collect::<Vec<_>>();
@@ -181,8 +196,7 @@ async fn compare_committed(
     primary: &Primary,
     survey: &Survey,
 ) -> Result<(), End> {
-    let (node, commit_lsn) = survey.most_committed();
-    let start = commit_lsn.segment_start(u64::from(primary.segment_size_bytes));
+    let (node, committed) = survey.most_committed();
     let check = Check {
         primary: &options.primary,
         path: &primary.path,
@@ -191,19 +205,45 @@ async fn compare_committed(
         key: options.key,
         term: None,
     };
-    Ok(check.compare(runtime, start, commit_lsn, primary.flush_lsn).await?)
+    let segment = u64::from(primary.segment_size_bytes);
+    let start = committed.segment_start(segment);
+    // A few bytes at a segment's start may agree by chance: then the segment before is compared too, if both have it.
+    if committed - start < COMPARED_BYTES_MIN && start.0 >= segment {
+        let earlier = Lsn(start.0 - segment);
+        match check.compare(runtime, earlier, committed, primary.flush_lsn).await {
+            Ok(found) => return judge_committed(primary, found, earlier, committed),
+            Err(
+                CheckError::Primary(PrimaryError::WalGone { .. }) | CheckError::Acceptor { .. },
+            ) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let found = check.compare(runtime, start, committed, primary.flush_lsn).await?;
+    judge_committed(primary, found, start, committed)
 }
 
-/// Compares the rest of the elected log, from what was compared before up to where the term begins.
+fn judge_committed(primary: &Primary, found: Found, start: Lsn, committed: Lsn) -> Result<(), End> {
+    let error = match found {
+        Found::Same => return Ok(()),
+        Found::Behind { primary } => CheckError::Behind { primary, quorum: committed },
+        Found::Differs(difference) => {
+            match primary.path.judge_parting(start, difference.at, committed) {
+                Parting::LeftBeforeCommit(left) => CheckError::LeftBeforeCommit(left),
+                Parting::Different | Parting::Follow { .. } => CheckError::Different(difference),
+            }
+        }
+    };
+    Err(error.into())
+}
+
+/// Compares the rest of the elected log, from `start` up to where the term begins. A primary that left the log for a
+/// new timeline, past everything that can have been committed, is followed from there: the term then begins earlier.
 async fn compare_elected(
     session: &Session,
     primary: &Primary,
-    compared: Lsn,
+    start: Lsn,
     won: Elected,
-) -> Result<(), End> {
-    let segment = u64::from(primary.segment_size_bytes);
-    let start =
-        if compared.is_valid() { compared } else { won.term_start_lsn.segment_start(segment) };
+) -> Result<Lsn, End> {
     let check = Check {
         primary: &session.options.primary,
         path: &primary.path,
@@ -212,8 +252,29 @@ async fn compare_elected(
         key: session.options.key,
         term: Some(won.term),
     };
-    let runtime = &session.runtime;
-    Ok(check.compare(runtime, start, won.term_start_lsn, primary.flush_lsn).await?)
+    let end = won.term_start_lsn;
+    let error = match check.compare(&session.runtime, start, end, primary.flush_lsn).await? {
+        Found::Same => return Ok(end),
+        Found::Behind { primary } => CheckError::Behind { primary, quorum: end },
+        Found::Differs(difference) => {
+            let path = &primary.path;
+            match path.judge_parting(start, difference.at, Lsn::INVALID) {
+                Parting::Follow { at } => session.wait_for_votes(at).await,
+                _ => return Err(CheckError::Different(difference).into()),
+            }
+            let maybe_committed = session.proposer.borrow().maybe_committed_lsn().unwrap_or(end);
+            match path.judge_parting(start, difference.at, maybe_committed) {
+                Parting::Follow { at } => {
+                    tracing::info!(%at, cut = end - at, "the primary switched its timeline: cutting WAL that no quorum has");
+                    session.proposer.borrow_mut().shorten(at);
+                    return Ok(at);
+                }
+                Parting::LeftBeforeCommit(left) => CheckError::LeftBeforeCommit(left),
+                Parting::Different => CheckError::Different(difference),
+            }
+        }
+    };
+    Err(error.into())
 }
 
 /// Streams through the slot; another relay that was superseded just now may still hold it.
@@ -243,7 +304,7 @@ impl Session {
         survey: &Survey,
         start_lsn: Lsn,
     ) -> Session {
-        let proposer = Proposer::new(ProposerConfig {
+        let mut proposer = Proposer::new(ProposerConfig {
             key: options.key,
             membership: survey.membership.clone(),
             postgres_version: primary.version,
@@ -251,6 +312,8 @@ impl Session {
             segment_size_bytes: primary.segment_size_bytes,
             role: Role::Stream { start_lsn },
         });
+        // Nothing but votes goes to acceptors before the primary's WAL was compared with the elected log.
+        proposer.hold();
         let addresses = survey.addresses.iter();
         Session {
             runtime: runtime.clone(),
@@ -259,6 +322,7 @@ impl Session {
             window: RefCell::new(Window::new(Lsn::INVALID, WINDOW_BYTES)),
             links: addresses.map(|(id, address)| (*id, Link::new(address))).collect(),
             leading: Cell::new(false),
+            voted: Notify::new(),
             elected: Watch::new(None),
             committed: Watch::new(Lsn::INVALID),
             status_requested: Notify::new(),
@@ -297,6 +361,21 @@ impl Session {
         Ok(self.elected.get().expect("it was waited for"))
     }
 
+    /// Gives the acceptors that did not vote yet some time to, as long as what they may hold past `at` matters.
+    async fn wait_for_votes(&self, at: Lsn) {
+        let deadline = self.runtime.now() + VOTES_WAIT;
+        loop {
+            let voted = std::pin::pin!(self.voted.notified());
+            if self.proposer.borrow().maybe_committed_lsn().is_none_or(|lsn| lsn <= at) {
+                return;
+            }
+            let timer = std::pin::pin!(self.runtime.sleep_until(deadline));
+            if let Either::Right(_) = select(voted, timer).await {
+                return;
+            }
+        }
+    }
+
     /// Does `work` unless the session ends before.
     async fn or_end<T>(&self, work: impl Future<Output = Result<T, End>>) -> Result<T, End> {
         let work = std::pin::pin!(work);
@@ -310,6 +389,9 @@ impl Session {
     /// An acceptor said something.
     pub(super) fn message(&self, node: NodeId, message: &AcceptorMessage) {
         let is_answer = matches!(message, AcceptorMessage::AppendResponse(_));
+        if matches!(message, AcceptorMessage::VoteResponse(_)) {
+            self.voted.notify_all();
+        }
         let actions = self.proposer.borrow_mut().message(node, message);
         let changed = !actions.is_empty() || !is_answer;
         actions.into_iter().for_each(|action| self.perform(action));
@@ -348,6 +430,7 @@ impl Session {
     fn begin_leading(&self, stream_from: Lsn) {
         *self.window.borrow_mut() = Window::new(stream_from, WINDOW_BYTES);
         self.leading.set(true);
+        self.proposer.borrow_mut().release();
         self.wake_all();
     }
 

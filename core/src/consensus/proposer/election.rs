@@ -134,7 +134,7 @@ impl Proposer {
                 self.peer(node).session = Session::AwaitsVote;
                 ProposerMessage::VoteRequest(VoteRequest { generation, term })
             }
-            (Session::Voted, Phase::Elected(elected)) => {
+            (Session::Voted, Phase::Elected(elected)) if !self.held => {
                 let log = self.peers[&node].log.as_ref().expect("a vote tells the log");
                 let common = log.history.common_prefix_end(log.flush_lsn, &elected.history);
                 let first = elected.history.0[0].lsn;

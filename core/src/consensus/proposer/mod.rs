@@ -10,9 +10,10 @@
 //! Invariants: a term is campaigned for once; the commit LSN never passes what a quorum has durable of this term, and never
 //! goes back; nothing is proposed past what the caller said is there.
 //!
-//! Read first: [`election`], then [`streaming`]; [`peer`] is what is known of one acceptor.
+//! Read first: [`election`], then [`hold`], then [`streaming`]; [`peer`] is what is known of one acceptor.
 
 mod election;
+mod hold;
 mod peer;
 mod streaming;
 
@@ -192,6 +193,8 @@ pub struct Proposer {
     commit_lsn: Lsn,
     /// What every member has; never goes back.
     truncate_lsn: Lsn,
+    /// Nobody hears of an election yet.
+    held: bool,
 }
 
 /// What to send to an acceptor next.
@@ -222,6 +225,7 @@ impl Proposer {
             available_lsn: Lsn::INVALID,
             commit_lsn: Lsn::INVALID,
             truncate_lsn: Lsn::INVALID,
+            held: false,
         }
     }
 

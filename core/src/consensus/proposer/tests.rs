@@ -326,3 +326,53 @@ fn strangers_and_liars_are_disconnected() {
     proposer.message(NodeId(3), &claim);
     assert!(matches!(proposer.next(NodeId(3)), Err(Action::Disconnect { .. })));
 }
+
+#[test]
+fn a_held_proposer_asks_for_votes_and_tells_no_one_that_it_won() {
+    let mut held = proposer(Role::Stream { start_lsn: START });
+    held.hold();
+    let mut proposer = campaigning(held);
+    let terms = [(3, 100), (5, 400)];
+    proposer.message(NodeId(1), &vote_of(6, true, 900, &terms));
+    proposer.message(NodeId(2), &vote_of(6, true, 500, &terms));
+    assert_eq!(proposer.next(NodeId(1)), Ok(None));
+    greet(&mut proposer, 3, 0);
+    assert!(matches!(next_message(&mut proposer, 3), ProposerMessage::VoteRequest(_)));
+    assert_eq!(proposer.maybe_committed_lsn(), Some(Lsn(900)), "node 3 may hold all of it");
+    proposer.message(NodeId(3), &vote_of(6, true, 700, &[(3, 100), (4, 300)]));
+    assert_eq!(proposer.maybe_committed_lsn(), Some(Lsn(500)), "node 3 parted at 300");
+    proposer.release();
+    assert_eq!(elected_message(&mut proposer, 1).start_streaming_at, Lsn(900));
+    assert_eq!(elected_message(&mut proposer, 3).start_streaming_at, Lsn(300));
+}
+
+#[test]
+fn what_nobody_can_have_committed_is_cut_off() {
+    let mut held = proposer(Role::Stream { start_lsn: START });
+    held.hold();
+    let mut proposer = campaigning(held);
+    let terms = [(3, 100), (5, 400)];
+    proposer.message(NodeId(1), &vote_of(6, true, 900, &terms));
+    proposer.message(NodeId(2), &vote_of(6, true, 500, &terms));
+    greet(&mut proposer, 3, 0);
+    next_message(&mut proposer, 3);
+    proposer.message(NodeId(3), &vote_of(6, true, 300, &[(3, 100)]));
+    proposer.shorten(Lsn(600));
+    proposer.release();
+    let message = elected_message(&mut proposer, 1);
+    assert_eq!(message.start_streaming_at, Lsn(600));
+    assert_eq!(message.term_history, history(&[(3, 100), (5, 400), (6, 600)]));
+    assert_eq!(elected_message(&mut proposer, 2).start_streaming_at, Lsn(500));
+    assert_eq!(proposer.term_start_lsn(), Some(Lsn(600)));
+}
+
+#[test]
+#[should_panic(expected = "a term begins from 0/384 to 0/384")]
+fn what_may_be_committed_is_never_cut_off() {
+    let mut held = proposer(Role::Stream { start_lsn: START });
+    held.hold();
+    let mut proposer = campaigning(held);
+    proposer.message(NodeId(1), &vote_of(6, true, 900, &[(3, 100)]));
+    proposer.message(NodeId(2), &vote_of(6, true, 500, &[(3, 100)]));
+    proposer.shorten(Lsn(600));
+}

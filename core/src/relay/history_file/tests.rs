@@ -19,20 +19,25 @@ fn positions_belong_to_timelines() {
 }
 
 #[test]
-fn a_switch_at_or_past_the_commit_is_followed_and_one_before_is_not() {
-    let path = path();
-    let check = |held, lsn| path.check_not_left_before(PostgresTimeline(held), Lsn(lsn));
-    assert_eq!(check(1, 0x300_0100), Ok(()));
-    assert_eq!(check(1, 0x300_0148), Ok(()));
-    let refused = check(1, 0x300_0150).unwrap_err();
-    assert_eq!((refused.left, refused.entered, refused.at), (1, 2, Lsn(0x300_0148)));
-    let refused = check(2, 0x500_0008).unwrap_err();
-    assert_eq!((refused.left, refused.entered), (2, 4));
-    assert_eq!(check(4, 0x900_0000), Ok(()));
-    assert_eq!(
-        TimelinePath::first(PostgresTimeline(1)).check_not_left_before(PostgresTimeline(1), Lsn(9)),
-        Ok(())
-    );
+fn a_switch_past_the_commit_is_followed_and_one_before_is_not() {
+    let judge = |from, at, committed| path().judge_parting(Lsn(from), Lsn(at), Lsn(committed));
+    let switch = Lsn(0x300_0148);
+    assert_eq!(judge(0x300_0000, 0x300_0148, 0x300_0148), Parting::Follow { at: switch });
+    assert_eq!(judge(0x300_0000, 0x300_0160, 0x300_0100), Parting::Follow { at: switch });
+    let left = LeftBeforeCommit { left: 1, entered: 2, at: switch, committed: Lsn(0x300_0150) };
+    assert_eq!(judge(0x300_0000, 0x300_0160, 0x300_0150), Parting::LeftBeforeCommit(left));
+    let left =
+        LeftBeforeCommit { left: 2, entered: 4, at: Lsn(0x500_0000), committed: Lsn(0x500_0008) };
+    assert_eq!(judge(0x500_0000, 0x500_0000, 0x500_0008), Parting::LeftBeforeCommit(left));
+}
+
+#[test]
+fn parting_elsewhere_is_a_difference() {
+    let judge = |from, at| path().judge_parting(Lsn(from), Lsn(at), Lsn(0));
+    assert_eq!(judge(0x200_0000, 0x300_0000), Parting::Different, "before the first switch");
+    assert_eq!(judge(0x400_0000, 0x400_0100), Parting::Different, "the quorum has that switch too");
+    let first = TimelinePath::first(PostgresTimeline(1));
+    assert_eq!(first.judge_parting(Lsn(0), Lsn(9), Lsn(0)), Parting::Different);
 }
 
 #[test]
