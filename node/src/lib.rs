@@ -4,5 +4,6 @@
 
 pub mod auth;
 pub mod config;
+pub mod journal;
 pub mod relay;
 pub mod runtime;

@@ -8,6 +8,7 @@ use super::codec::{FormatError, Reader, Writer};
 use super::entry::{Entry, EntryBytes};
 use super::segment::SegmentHeader;
 use super::{BLOCK_BYTES, FRAME_BYTES_MAX};
+use crate::mutant::{self, Mutant};
 
 const WHAT: &str = "journal frame";
 const MAGIC: u32 = u32::from_le_bytes(*b"FRAM");
@@ -40,6 +41,9 @@ pub struct UseCrc(u32);
 impl UseCrc {
     /// Of the use that the header begins.
     pub fn new(header: &SegmentHeader) -> UseCrc {
+        if mutant::active(Mutant::DropLifeId) {
+            return UseCrc(0);
+        }
         let crc = crc32c::crc32c(&header.life_id.0);
         UseCrc(crc32c::crc32c_append(crc, &header.use_id.0))
     }
@@ -54,12 +58,7 @@ impl UseCrc {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FrameForm {
     used_bytes: usize,
-}
-
-impl Default for FrameForm {
-    fn default() -> FrameForm {
-        FrameForm { used_bytes: HEADER_BYTES }
-    }
+    bytes_max: usize,
 }
 
 /// What a finished frame is.
@@ -72,6 +71,12 @@ pub struct FinishedFrame {
 }
 
 impl FrameForm {
+    /// An empty frame that may grow to so many bytes, at most [`FRAME_BYTES_MAX`].
+    pub fn new(bytes_max: usize) -> FrameForm {
+        assert!((BLOCK_BYTES..=FRAME_BYTES_MAX).contains(&bytes_max), "a frame is 4 KiB to 1 MiB");
+        FrameForm { used_bytes: HEADER_BYTES, bytes_max }
+    }
+
     /// Whether nothing was put in yet.
     pub fn is_empty(&self) -> bool {
         self.used_bytes == HEADER_BYTES
@@ -79,7 +84,7 @@ impl FrameForm {
 
     /// Bytes of entries that still fit.
     pub fn room_bytes(&self) -> usize {
-        FRAME_BYTES_MAX - self.used_bytes
+        self.bytes_max - self.used_bytes
     }
 
     /// Bytes of the frame if it were finished now.
@@ -147,6 +152,13 @@ impl<'a> Frame<'a> {
             return Err(FormatError::Crc { what: WHAT, expected: header.crc, found });
         }
         let entries = &frame[HEADER_BYTES..HEADER_BYTES + header.entries_bytes as usize];
+        Ok(Frame { header, entries })
+    }
+
+    /// A frame that this process finished and kept: its own CRC is not computed again, those of its entries are.
+    pub fn reread(bytes: &'a [u8]) -> Result<Frame<'a>, FormatError> {
+        let header = peek(bytes)?;
+        let entries = &bytes[HEADER_BYTES..HEADER_BYTES + header.entries_bytes as usize];
         Ok(Frame { header, entries })
     }
 

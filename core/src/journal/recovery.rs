@@ -20,7 +20,9 @@ use super::segment::{FRAMES_OFFSET_BYTES, HeaderBlock, JournalNumber, SegmentHea
 use super::snapshot::Snapshot;
 use super::state::{ShardState, StateError};
 use super::wal_place::SegmentPlace;
+use crate::consensus::change::Change;
 use crate::marks;
+use crate::mutant::{self, Mutant};
 use crate::types::Id;
 
 mod lives;
@@ -77,6 +79,8 @@ pub struct Recovered {
     pub segments: BTreeMap<u64, SegmentUse>,
     /// Files whose header is rotten.
     pub damaged_files: Vec<u32>,
+    /// Segments with frames that count, and where the last such frame of each ends: what is behind is void.
+    pub segment_ends: BTreeMap<SegmentPlace, u64>,
     /// The first place whose frames were replayed: with all later ones it stays until there is a newer snapshot.
     pub replay_place: u64,
     /// Frames that were replayed.
@@ -213,6 +217,7 @@ impl Recovery {
             next_place: 1,
             segments: BTreeMap::new(),
             damaged_files: Vec::new(),
+            segment_ends: BTreeMap::new(),
             replay_place: 0,
             replayed_frames: 0,
             replayed_bytes: 0,
@@ -234,6 +239,9 @@ impl Recovery {
         let mut start = None;
         if let Some(snapshot) = input.snapshot {
             check_listed(&snapshot, input.journal, &recovered, &input.other_journals)?;
+            let listed = snapshot.head.segments.iter();
+            recovered.segment_ends =
+                listed.map(|listed| (listed.segment, listed.end_offset_bytes)).collect();
             recovered.state = snapshot.state;
             recovered.last_sequence = snapshot.head.covers_through;
             start = snapshot.head.position;
@@ -372,6 +380,12 @@ impl Recovery {
             .segment_at(self.place)
             .expect("the bytes given are those of the segment that was wanted");
         let use_crc = UseCrc::new(&segment.header);
+        if self.offset_bytes >= segment.header.segment_bytes {
+            // The snapshot's last frame closed this segment.
+            self.place += 1;
+            self.offset_bytes = FRAMES_OFFSET_BYTES;
+            return Ok(());
+        }
         loop {
             let rest = usize::try_from(self.offset_bytes).ok().and_then(|at| bytes.get(at..));
             let rest = rest.unwrap_or_default();
@@ -411,6 +425,11 @@ impl Recovery {
         for entry in frame.entries() {
             let (_, entry) = entry.map_err(|error| RecoveryError::Entry { sequence, error })?;
             ends = matches!(entry, Entry::End);
+            if mutant::active(Mutant::ForgetVote)
+                && matches!(entry, Entry::Change(_, Change::Vote { .. }))
+            {
+                continue;
+            }
             self.recovered
                 .state
                 .apply(&entry, segment)
@@ -422,6 +441,7 @@ impl Recovery {
         self.recovered.replayed_bytes += frame_bytes;
         self.recovered.last_sequence = sequence;
         self.recovered.last_crc = frame.header.crc;
+        self.recovered.segment_ends.insert(segment, self.offset_bytes);
         self.recovered.end =
             Some(LifeEnd { place: at.place, offset_bytes: self.offset_bytes, sequence });
         Ok(ends)

@@ -27,7 +27,7 @@ const VERSION: u32 = 1;
 
 /// Bytes of the header; it has a block for itself.
 const HEADER_BYTES: usize = 88;
-const LISTED_BYTES: usize = 32;
+const LISTED_BYTES: usize = 40;
 const TOMBSTONE_BYTES: usize = 40;
 const RANGE_BYTES: usize = 16 + WalPlace::ENCODED_BYTES;
 /// A timeline's fields before its lists.
@@ -40,7 +40,7 @@ pub struct Position {
     pub life_id: Id,
     /// Place of the segment that holds that frame.
     pub place: u64,
-    /// Where that frame ends.
+    /// Where that frame ends; the segment's length when that frame closed it.
     pub offset_bytes: u64,
     /// That frame's CRC.
     pub crc: u32,
@@ -53,6 +53,8 @@ pub struct ListedSegment {
     pub segment: SegmentPlace,
     /// Which use of its file.
     pub use_id: Id,
+    /// Where its last frame that counts ends, as far as the snapshot goes: what is behind may be void.
+    pub end_offset_bytes: u64,
 }
 
 /// What a snapshot says besides the state.
@@ -106,6 +108,7 @@ impl SnapshotBuilder {
             writer.u32(0);
             writer.u64(listed.segment.place);
             writer.id(listed.use_id);
+            writer.u64(listed.end_offset_bytes);
             builder.bytes.extend_from_slice(&bytes);
         }
         for (key, generation) in &state.tombstones {
@@ -257,7 +260,8 @@ fn decode_segments(body: &mut Reader<'_>, count: u32) -> Result<Vec<ListedSegmen
         let journal = JournalNumber(body.u32()?);
         body.u32()?;
         let segment = SegmentPlace { journal, place: body.u64()? };
-        segments.push(ListedSegment { segment, use_id: body.id()? });
+        let use_id = body.id()?;
+        segments.push(ListedSegment { segment, use_id, end_offset_bytes: body.u64()? });
     }
     Ok(segments)
 }

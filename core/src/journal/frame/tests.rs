@@ -20,7 +20,7 @@ fn vote(term: u64) -> Entry<'static> {
 
 fn frame() -> (Vec<u8>, FinishedFrame) {
     let mut buffer = vec![0xFF; FRAME_BYTES_MAX];
-    let mut form = FrameForm::default();
+    let mut form = FrameForm::new(FRAME_BYTES_MAX);
     assert!(form.is_empty());
     form.push(&mut buffer, &vote(7));
     form.push(&mut buffer, &Entry::Seal);

@@ -85,7 +85,7 @@ impl Disk {
     /// Writes a frame and says where.
     fn frame(&mut self, entries: &[Entry<'_>]) -> (usize, Range<usize>) {
         let mut buffer = vec![0; FRAME_BYTES_MAX];
-        let mut form = FrameForm::default();
+        let mut form = FrameForm::new(FRAME_BYTES_MAX);
         entries.iter().for_each(|entry| form.push(&mut buffer, entry));
         let durable_through = self.durable_through.unwrap_or(self.sequence);
         self.sequence += 1;
@@ -305,6 +305,7 @@ fn frames_of_an_earlier_use_never_pass() {
         &first_use,
         vec![ListedSegment {
             segment: SegmentPlace { journal: JOURNAL, place: 2 },
+            end_offset_bytes: disk.offset as u64,
             use_id: disk.header(1).use_id,
         }],
     );
@@ -416,6 +417,7 @@ fn replay_begins_behind_the_snapshot() {
     let at_snapshot = disk.recover().unwrap();
     let listed = vec![ListedSegment {
         segment: SegmentPlace { journal: JOURNAL, place: 1 },
+        end_offset_bytes: disk.offset as u64,
         use_id: disk.header(0).use_id,
     }];
     disk.snapshot(&at_snapshot, listed);
@@ -432,6 +434,33 @@ fn replay_begins_behind_the_snapshot() {
     disk.files[0].fill(0);
     let error = disk.recover().unwrap_err();
     assert!(matches!(error, RecoveryError::MissingSegment { place: 1, .. }), "{error}");
+}
+
+#[test]
+fn replay_goes_on_behind_a_snapshot_taken_at_a_segments_end() {
+    let mut disk = Disk::start();
+    disk.frame(&[create(), vote(1)]);
+    disk.frame(&[Entry::End]);
+    let at_end = disk.recover().unwrap();
+    let listed = vec![ListedSegment {
+        segment: SegmentPlace { journal: JOURNAL, place: 1 },
+        end_offset_bytes: disk.offset as u64,
+        use_id: disk.header(0).use_id,
+    }];
+    disk.offset = SEGMENT_BYTES_MIN as usize;
+    disk.snapshot(&at_end, listed);
+    assert_eq!(term(&disk.recover().unwrap()), 1);
+    let mut cut = disk.clone();
+    cut.restart();
+    cut.frame(&[vote(3)]);
+    assert_eq!(term(&cut.recover().unwrap()), 3);
+    disk.open_segment();
+    disk.frame(&[vote(2)]);
+    assert_eq!(term(&disk.recover().unwrap()), 2);
+    disk.restart();
+    disk.frame(&[vote(4)]);
+    let recovered = disk.recover().unwrap();
+    assert_eq!((term(&recovered), recovered.corruption), (4, None));
 }
 
 #[test]

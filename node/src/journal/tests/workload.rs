@@ -1,0 +1,111 @@
+//! Timelines whose every byte says where it belongs.
+
+use firn_core::consensus::change::{Change, Create};
+use firn_core::consensus::membership::Membership;
+use firn_core::consensus::term_history::{TermHistory, TermStart};
+use firn_core::types::*;
+
+use super::super::{Journal, JournalError, Ticket};
+
+pub const SEGMENT_SIZE_BYTES: u32 = 1 << 20;
+
+/// In the middle of a WAL segment and of a block.
+pub const START: Lsn = Lsn(0x50_1238);
+
+pub fn key(number: u8) -> TimelineKey {
+    TimelineKey { tenant_id: TenantId(Id([number; 16])), timeline_id: TimelineId(Id([number; 16])) }
+}
+
+pub fn create(generation: u32) -> Change<'static> {
+    let membership =
+        Membership { generation: Generation(generation), members: vec![], new_members: None };
+    Change::Create(Create {
+        membership,
+        postgres_version: PostgresVersion(170_006),
+        system_id: SystemId(1),
+        segment_size_bytes: SEGMENT_SIZE_BYTES,
+        start_lsn: START,
+        commit_lsn: START,
+    })
+}
+
+pub fn elected(term: u64, truncate_to: Lsn) -> Change<'static> {
+    let mut starts = vec![TermStart { term: Term(1), lsn: START }];
+    if term > 1 {
+        starts.push(TermStart { term: Term(term), lsn: truncate_to });
+    }
+    Change::Elected { term: Term(term), history: TermHistory(starts), truncate_to }
+}
+
+/// The bytes that the proposer of `term` writes at a position.
+pub fn wal(key: TimelineKey, begin: Lsn, count: usize, term: u64) -> Vec<u8> {
+    let seed = u64::from(key.tenant_id.0.0[0]) << 56 ^ term << 40;
+    let byte = |at: u64| ((at ^ seed).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 56) as u8;
+    (begin.0..begin.0 + count as u64).map(byte).collect()
+}
+
+pub fn append_change(begin: Lsn, wal: &[u8], term: u64) -> Change<'_> {
+    let end = begin + wal.len() as u64;
+    Change::Append { term: Term(term), begin, end, commit_lsn: begin, record_end: end, wal }
+}
+
+/// A timeline that one proposer writes; everything up to `end` was acknowledged.
+pub struct Timeline {
+    pub key: TimelineKey,
+    pub end: Lsn,
+    /// What is queued ends here.
+    pub queued: Lsn,
+}
+
+impl Timeline {
+    pub async fn create(journal: &Journal, number: u8) -> Timeline {
+        let key = key(number);
+        journal.append(key, create(1)).unwrap();
+        let ticket = journal.append(key, elected(1, START)).unwrap();
+        journal.witnessed(&ticket).await.unwrap();
+        Timeline { key, end: START, queued: START }
+    }
+
+    /// Queues WAL without waiting.
+    pub fn queue(&mut self, journal: &Journal, count: usize) -> Ticket {
+        let bytes = wal(self.key, self.queued, count, 1);
+        let ticket = journal.append(self.key, append_change(self.queued, &bytes, 1)).unwrap();
+        self.queued = self.queued + count as u64;
+        ticket
+    }
+
+    pub async fn try_append(
+        &mut self,
+        journal: &Journal,
+        count: usize,
+    ) -> Result<(), JournalError> {
+        journal.ready().await?;
+        let bytes = wal(self.key, self.queued, count, 1);
+        let ticket = journal.append(self.key, append_change(self.queued, &bytes, 1))?;
+        self.queued = self.queued + count as u64;
+        journal.durable(&ticket).await?;
+        self.end = self.queued;
+        Ok(())
+    }
+
+    pub async fn append(&mut self, journal: &Journal, count: usize) {
+        self.try_append(journal, count).await.unwrap();
+    }
+
+    /// Reads everything acknowledged and compares.
+    pub async fn verify(&self, journal: &Journal) {
+        verify_from(journal, self.key, START, self.end).await;
+    }
+}
+
+pub async fn verify_from(journal: &Journal, key: TimelineKey, from: Lsn, end: Lsn) {
+    let mut at = from;
+    while at < end {
+        let bytes = journal.read_wal(key, at, 50_000).await.unwrap();
+        assert!(!bytes.is_empty(), "acknowledged WAL of {key} is missing at {at}");
+        let expected = wal(key, at, bytes.len(), 1);
+        let same = bytes.iter().zip(&expected).take_while(|(found, right)| found == right).count();
+        assert!(same == bytes.len(), "WAL of {key} differs at {}", at + same as u64);
+        at = at + bytes.len() as u64;
+    }
+}
