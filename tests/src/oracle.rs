@@ -13,3 +13,4 @@ pub mod mask;
 pub mod replay;
 pub mod report;
 pub mod store;
+pub mod workload;

@@ -33,6 +33,8 @@ pub struct Report {
     pub records: BTreeMap<(u8, u8), Counts>,
     /// Pages, simple-log pages and relation maps of the stopped server compared after the last record, and how many were different.
     pub final_pages: (u64, u64),
+    /// Record types of which `pg_waldump` counts another number.
+    pub wrong_counts: u64,
     /// The first differences in words.
     pub failures: Vec<String>,
 }
@@ -40,7 +42,13 @@ pub struct Report {
 impl Report {
     /// A report of nothing yet.
     pub fn new(version: WalVersion) -> Report {
-        Report { version, records: BTreeMap::new(), final_pages: (0, 0), failures: Vec::new() }
+        Report {
+            version,
+            records: BTreeMap::new(),
+            final_pages: (0, 0),
+            wrong_counts: 0,
+            failures: Vec::new(),
+        }
     }
 
     /// The counts of `record`'s type.
@@ -64,7 +72,29 @@ impl Report {
 
     /// Number of blocks that failed.
     pub fn failed(&self) -> u64 {
-        self.records.values().map(|counts| counts.failed).sum::<u64>() + self.final_pages.1
+        self.records.values().map(|counts| counts.failed).sum::<u64>()
+            + self.final_pages.1
+            + self.wrong_counts
+    }
+
+    /// A record type whose count differs from `pg_waldump`'s.
+    pub fn count_difference(&mut self, what: String) {
+        self.wrong_counts += 1;
+        self.note(|| what);
+    }
+
+    /// A record type's name as `pg_waldump` prints it.
+    fn name(&self, manager: u8, kind: u8) -> String {
+        match (resource_manager_name(manager), record_name(self.version, manager, kind)) {
+            (Some(manager), Some(name)) => format!("{manager}/{name}"),
+            _ => format!("{manager}/{kind:#04x}"),
+        }
+    }
+
+    /// How many records of each type there were.
+    pub fn seen_by_name(&self) -> Vec<(String, u64)> {
+        let counts = self.records.iter();
+        counts.map(|(&(manager, kind), counts)| (self.name(manager, kind), counts.seen)).collect()
     }
 
     /// Adds another pass over the same version.
@@ -79,6 +109,7 @@ impl Report {
         }
         self.final_pages.0 += other.final_pages.0;
         self.final_pages.1 += other.final_pages.1;
+        self.wrong_counts += other.wrong_counts;
         self.failures.extend(other.failures);
         self.failures.truncate(FAILURES_SHOWN_MAX);
     }
@@ -93,11 +124,7 @@ impl fmt::Display for Report {
             "seen", "checked", "failed", "restored", "missing"
         )?;
         for (&(manager, kind), counts) in &self.records {
-            let name =
-                match (resource_manager_name(manager), record_name(self.version, manager, kind)) {
-                    (Some(manager), Some(name)) => format!("{manager}/{name}"),
-                    _ => format!("{manager}/{kind:#04x}"),
-                };
+            let name = self.name(manager, kind);
             let Counts { seen, checked, failed, restored, missing } = counts;
             writeln!(
                 f,

@@ -1,6 +1,6 @@
 //! Index tuples (PostgreSQL src/include/access/itup.h): tuple id (6 bytes), then size and flags (2 bytes).
 
-use crate::postgres::bytes::{Misfit, align8};
+use crate::postgres::bytes::{Misfit, Reader, align8};
 use crate::postgres::page::{LinePointer, Page};
 
 /// Bytes of the header.
@@ -63,4 +63,14 @@ pub(super) fn restore_reversed(page: &mut Page<'_>, data: &[u8]) -> Result<(), M
 fn split(data: &[u8]) -> Result<(&[u8], &[u8]), Misfit> {
     data.split_at_checked(align8(size(data)?))
         .ok_or(Misfit::new("whole index tuples", data.len() as u64))
+}
+
+/// Takes the next tuple, which occupies exactly its size.
+pub(super) fn take<'a>(data: &mut Reader<'a>) -> Result<&'a [u8], Misfit> {
+    data.take(size(data.rest())?)
+}
+
+/// Takes the next tuple, which occupies its size rounded up to 8.
+pub(super) fn take_rounded<'a>(data: &mut Reader<'a>) -> Result<&'a [u8], Misfit> {
+    data.take(align8(size(data.rest())?))
 }

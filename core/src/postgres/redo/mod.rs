@@ -19,6 +19,7 @@
 //! to `after_image` if it changes pages after restoring their images. What differs between versions is an `if` beside
 //! the record. The oracle in `tests/` says whether it is right: run it before you believe it.
 
+mod brin;
 mod btree;
 mod clog;
 mod commit_ts;
@@ -26,6 +27,9 @@ mod database;
 pub mod effect;
 mod error;
 mod generic;
+mod gin;
+mod gist;
+mod hash;
 mod heap;
 mod heap2;
 mod heap_tuple;
@@ -35,6 +39,7 @@ mod relation_map;
 mod replication_origin;
 mod sequence;
 pub mod slru;
+mod spgist;
 mod standby;
 mod storage;
 mod tablespace;
@@ -149,7 +154,12 @@ fn redo_change(
         rmgr::HEAP => heap::redo(change, &mut page),
         rmgr::HEAP2 => heap2::redo(change, &mut page),
         rmgr::BTREE => btree::redo(change, &mut page),
+        rmgr::HASH => hash::redo(change, &mut page),
+        rmgr::GIN => gin::redo(change, &mut page),
+        rmgr::GIST => gist::redo(change, &mut page),
         rmgr::SEQUENCE => sequence::redo(change, &mut page),
+        rmgr::SPGIST => spgist::redo(change, &mut page),
+        rmgr::BRIN => brin::redo(change, &mut page),
         rmgr::GENERIC => generic::redo(change, &mut page),
         other => Err(Misfit::new("a resource manager with page redo", other.into())),
     }?;
@@ -162,8 +172,12 @@ fn redo_change(
 }
 
 /// What a few records do to a page even when its image has just been restored.
-fn after_image(_change: &Change<'_>, _page: &mut Page<'_>) -> Result<(), Misfit> {
-    Ok(())
+fn after_image(change: &Change<'_>, page: &mut Page<'_>) -> Result<(), Misfit> {
+    match change.record.resource_manager() {
+        rmgr::HASH => hash::after_image(change, page),
+        rmgr::GIST => gist::after_image(change, page),
+        _ => Ok(()),
+    }
 }
 
 /// Tells `emit` everything that `record` touches, blocks first. An error means that the record contradicts itself or

@@ -4,9 +4,9 @@ use super::posting::{Swapped, swap};
 use super::{
     Change, FLAG_INCOMPLETE_SPLIT, FLAG_LEAF, SPECIAL_BYTES, Special, first_data_offset, init,
 };
-use crate::postgres::bytes::{Misfit, Reader, align8};
+use crate::postgres::bytes::{Misfit, Reader};
 use crate::postgres::page::Page;
-use crate::postgres::redo::index_tuple::{restore_reversed, size};
+use crate::postgres::redo::index_tuple::{restore_reversed, take_rounded};
 
 /// xl_btree_split.
 struct Split {
@@ -40,11 +40,6 @@ pub(super) fn right(change: &Change<'_>, page: &mut Page<'_>) -> Result<(), Misf
     restore_reversed(page, change.block.data())
 }
 
-/// Takes the first tuple, which occupies its size rounded up.
-fn take_tuple<'a>(data: &mut Reader<'a>) -> Result<&'a [u8], Misfit> {
-    data.take(align8(size(data.rest())?))
-}
-
 pub(super) fn left(
     change: &Change<'_>,
     page: &mut Page<'_>,
@@ -56,7 +51,7 @@ pub(super) fn left(
     let mut swapped = Swapped::default();
     let mut replaced_offset = 0;
     if new_item_left || split.posting_offset != 0 {
-        let tuple = take_tuple(&mut data)?;
+        let tuple = take_rounded(&mut data)?;
         new_item = Some(tuple);
         if split.posting_offset != 0 {
             // The new tuple's place is inside a posting list: both change before the split.
@@ -67,7 +62,7 @@ pub(super) fn left(
         }
     }
     let new_item = new_item.filter(|_| new_item_left);
-    let high_key = take_tuple(&mut data)?;
+    let high_key = take_rounded(&mut data)?;
 
     let mut old_bytes = *page.bytes();
     let old = Page::new(&mut old_bytes);
