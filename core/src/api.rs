@@ -16,7 +16,6 @@
 //! | PUT /v1/tenant/T/timeline/X/exclude | [`Membership`] | [`Deleted`] |
 //! | POST /v1/tenant/T/timeline/X/term_bump | [`TermBump`] | [`TermBumped`] |
 //! | POST /v1/tenant/T/timeline/X/fence | | [`Fenced`] |
-//! | POST /v1/pull_timeline | [`PullTimeline`] | [`Pulled`] |
 //! | GET /v1/tenant/T/timeline/X/wal/FILE | | bytes of a WAL segment or of a `.history` file |
 //!
 //! `wal/FILE` answers committed bytes, padded with zeros to the segment's size; 404 when nothing of the segment is
@@ -245,30 +244,6 @@ pub struct Fenced {
     /// Postgres' timeline of the last byte, where the node knows it.
     #[serde(default)]
     pub postgres_timeline: Option<PostgresTimeline>,
-}
-
-/// Asks a new member to make a timeline and to catch up from the other members before it is counted on. May be
-/// repeated: each time it goes on where it is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PullTimeline {
-    /// Tenant and timeline.
-    #[serde(flatten)]
-    pub key: TimelineKey,
-    /// The membership that names this node, now or as a new member; its other members are asked for the WAL.
-    pub mconf: Membership,
-}
-
-/// How far a pull came.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Pulled {
-    /// The member that had most, whose WAL was copied; absent when this node was not behind.
-    pub donor: Option<NodeId>,
-    /// Term of the last entry of the local log.
-    pub last_log_term: Term,
-    /// End of the local durable log: at or past what the donor had durable when the pull began.
-    pub flush_lsn: Lsn,
-    /// Committed, as far as this node has heard.
-    pub commit_lsn: Lsn,
 }
 
 #[cfg(test)]

@@ -4,6 +4,9 @@
 
 pub mod auth;
 pub mod config;
+pub mod control;
 pub mod journal;
 pub mod relay;
 pub mod runtime;
+pub mod shard;
+pub mod wal_service;

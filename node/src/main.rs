@@ -1,27 +1,134 @@
 //! `firn-node`: the storage node and the relay.
 
-use clap::{Parser, Subcommand};
-use firn_node::relay::options::RelayArguments;
+use std::io::{IsTerminal, stderr};
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
 
-/// Firn's storage node for Postgres, and the relay that proposes a stock Postgres' WAL to nodes
-#[derive(Parser)]
-#[command(version)]
-struct Arguments {
+use anyhow::Context;
+use clap::{Parser, Subcommand};
+use firn_core::api::PortsFile;
+use firn_node::auth::PublicKeys;
+use firn_node::config::arguments::RunArguments;
+use firn_node::control::server::{self, ControlState};
+use firn_node::journal::JournalOptions;
+use firn_node::relay::options::RelayArguments;
+use firn_node::runtime::{Device, RuntimeOptions, block_on, start_shards};
+use firn_node::shard::node::{NodeOptions, ShardStarts, prepare, run_shard};
+use tracing_subscriber::EnvFilter;
+
+/// The storage node and the relay of Firn.
+#[derive(Debug, Parser)]
+#[command(name = "firn-node", version)]
+struct CommandLine {
+    /// What to log: error, warn, info, debug, or tracing's filter syntax
+    #[arg(long, env = "FIRN_LOG", default_value = "info", global = true)]
+    log: String,
     #[command(subcommand)]
     command: Command,
 }
 
-#[derive(Subcommand)]
+#[derive(Debug, Subcommand)]
 enum Command {
-    /// Follow a stock Postgres by physical replication and propose its WAL to acceptors
+    /// Runs a storage node
+    Run(RunArguments),
+    /// Follows a stock Postgres by physical replication and proposes its WAL to acceptors
     Relay(RelayArguments),
 }
 
-fn main() -> anyhow::Result<()> {
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
-    match Arguments::parse().command {
+fn main() -> ExitCode {
+    let CommandLine { log, command } = CommandLine::parse();
+    let filter = EnvFilter::try_new(&log).unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(stderr().is_terminal())
+        .with_writer(stderr)
+        .init();
+    let result = match command {
+        Command::Run(arguments) => run(arguments),
         Command::Relay(arguments) => firn_node::relay::run(arguments),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("firn-node: {}", one_line(&error));
+            ExitCode::FAILURE
+        }
     }
+}
+
+/// An error with its causes in one line; a cause that the text before it tells already is left out.
+fn one_line(error: &anyhow::Error) -> String {
+    let mut line = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if !line.contains(&cause) {
+            let separator = if line.is_empty() { "" } else { ": " };
+            line += &format!("{separator}{cause}");
+        }
+    }
+    line.replace('\n', " ")
+}
+
+fn run(arguments: RunArguments) -> anyhow::Result<()> {
+    let (listen, http) = arguments.addresses()?;
+    let available = std::thread::available_parallelism().map_or(1, usize::from);
+    let shards = arguments.shard_count(available)?;
+    let public_keys = arguments.auth_public_key.as_deref().map(PublicKeys::load).transpose()?;
+    let public_keys = public_keys.map(Arc::new);
+    let control = server::bind(http).context("--http")?;
+    let http = control.local_addr()?;
+
+    let options = NodeOptions {
+        data: arguments.data.clone(),
+        listen: listen.to_string(),
+        node_id: arguments.node_id,
+        public_keys: public_keys.clone(),
+        auth_token: arguments.auth_token.clone(),
+        journal: JournalOptions::default(),
+    };
+    let (starts, starting) = prepare(options, shards);
+    let starts = ShardStarts::new(starts);
+    let cores = arguments.cores.clone().map(|list| list.0).unwrap_or_default();
+    let device = if arguments.volatile { Device::Volatile } else { Device::Real };
+    let runtime = RuntimeOptions { shards, cores, device, ..RuntimeOptions::default() };
+    let running = start_shards(&runtime, move |runtime| {
+        let start = starts.take(runtime.shard_index());
+        run_shard(runtime, start)
+    })?;
+    let node = block_on(|_| starting.wait())??;
+
+    let (host, pg_port) = match &arguments.advertise {
+        Some(advertised) => advertised_address(advertised)?,
+        None => (node.listen.ip().to_string(), node.listen.port()),
+    };
+    let state = ControlState {
+        node: node.node.clone(),
+        public_keys,
+        pg_port,
+        unix_time_us: server::unix_time_us,
+    };
+    let node_id = node.node.node_id();
+    server::start(control, state)?;
+    if let Some(path) = &arguments.ports_file {
+        let ports = PortsFile { node_id, pg: node.listen.to_string(), http: http.to_string() };
+        write_ports(path, &ports)?;
+    }
+    tracing::info!(%node_id, pg = %node.listen, %host, pg_port, %http, shards, "node serves");
+    running.join()?;
+    anyhow::bail!("all shards have stopped")
+}
+
+fn advertised_address(text: &str) -> anyhow::Result<(String, u16)> {
+    let parsed = text.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse().ok()?)));
+    let (host, port) = parsed.with_context(|| format!("--advertise {text}: expected HOST:PORT"))?;
+    Ok((host.to_string(), port))
+}
+
+/// Replaced in one step, so that whoever waits for the file reads a whole one.
+fn write_ports(path: &Path, ports: &PortsFile) -> anyhow::Result<()> {
+    let unfinished = path.with_extension("new");
+    let written = std::fs::write(&unfinished, serde_json::to_string(ports)?);
+    written
+        .and_then(|()| std::fs::rename(&unfinished, path))
+        .with_context(|| format!("--ports-file {}", path.display()))
 }

@@ -5,6 +5,7 @@ pub mod fuzz;
 pub mod oracle;
 pub mod postgres_versions;
 pub mod recordings;
+pub mod replay;
 pub mod simulation;
 
 /// Servers, nodes and relays as processes of their own, which end with their handles.

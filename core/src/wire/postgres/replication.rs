@@ -4,15 +4,13 @@
 use thiserror::Error;
 
 use crate::types::Lsn;
+use crate::wire::walproposer::PageserverFeedback;
 
 /// Microseconds between 1970-01-01 and 2000-01-01.
 pub const POSTGRES_EPOCH_UNIX_US: i64 = 946_684_800_000_000;
 
 /// Bytes of an XLogData message before its WAL.
 pub const WAL_DATA_HEADER_BYTES: usize = 25;
-
-/// Longest page server feedback block: some dozen keys of a few bytes each.
-const FEEDBACK_BYTES_MAX: u64 = 4096;
 
 /// A message of a WAL stream that is not what its tag says.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -49,7 +47,7 @@ pub enum FromServer<'a> {
 
 /// What a reader sends inside a WAL stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FromReader<'a> {
+pub enum FromReader {
     /// `r`: how far the reader is.
     StandbyStatus {
         /// Written.
@@ -72,13 +70,8 @@ pub enum FromReader<'a> {
         /// Of catalogs.
         catalog_xmin: u64,
     },
-    /// `z`: a Neon page server's feedback block, passed on to proposers as it is.
-    PageserverFeedback {
-        /// The block (reference of the walproposer protocol).
-        block: &'a [u8],
-        /// `ps_applylsn`: durable in the object store.
-        remote_consistent_lsn: Lsn,
-    },
+    /// `z`: a Neon page server's feedback, which proposers hear of.
+    PageserverFeedback(PageserverFeedback),
 }
 
 impl FromServer<'_> {
@@ -121,9 +114,9 @@ impl FromServer<'_> {
     }
 }
 
-impl FromReader<'_> {
+impl FromReader {
     /// Decodes the payload of a CopyData.
-    pub fn decode(payload: &[u8]) -> Result<FromReader<'_>, ReplicationError> {
+    pub fn decode(payload: &[u8]) -> Result<FromReader, ReplicationError> {
         let error = || ReplicationError { tag: tag_of(payload), found_bytes: payload.len() };
         match payload {
             [b'r', rest @ ..] if rest.len() == 33 => Ok(FromReader::StandbyStatus {
@@ -141,11 +134,11 @@ impl FromReader<'_> {
             [b'z', rest @ ..] if rest.len() >= 8 => {
                 let length = u64_at(rest, 0);
                 let block = &rest[8..];
-                if length != block.len() as u64 || length > FEEDBACK_BYTES_MAX {
+                if length != block.len() as u64 {
                     return Err(error());
                 }
-                let applied = feedback_value(block, b"ps_applylsn").ok_or_else(error)?;
-                Ok(FromReader::PageserverFeedback { block, remote_consistent_lsn: Lsn(applied) })
+                let feedback = PageserverFeedback::decode(block).map_err(|_| error())?;
+                Ok(FromReader::PageserverFeedback(feedback))
             }
             _ => Err(error()),
         }
@@ -170,31 +163,15 @@ impl FromReader<'_> {
                     out.extend_from_slice(&((id >> 32) as u32).to_be_bytes());
                 }
             }
-            FromReader::PageserverFeedback { block, .. } => {
+            FromReader::PageserverFeedback(feedback) => {
+                let mut block = Vec::new();
+                feedback.encode(&mut block);
                 out.push(b'z');
                 out.extend_from_slice(&(block.len() as u64).to_be_bytes());
-                out.extend_from_slice(block);
+                out.extend_from_slice(&block);
             }
         }
     }
-}
-
-/// The 8-byte value of a key in a feedback block; 0 when the block has no such key, `None` when it is malformed.
-fn feedback_value(block: &[u8], wanted: &[u8]) -> Option<u64> {
-    let (count, mut rest) = block.split_first()?;
-    let mut found = 0;
-    for _ in 0..*count {
-        let name_end = rest.iter().position(|byte| *byte == 0)?;
-        let (name, behind) = (&rest[..name_end], &rest[name_end + 1..]);
-        let (length, behind) = behind.split_first_chunk::<4>()?;
-        let (value, behind) =
-            behind.split_at_checked(usize::try_from(i32::from_be_bytes(*length)).ok()?)?;
-        if name == wanted {
-            found = u64::from_be_bytes(value.try_into().ok()?);
-        }
-        rest = behind;
-    }
-    rest.is_empty().then_some(found)
 }
 
 fn tag_of(payload: &[u8]) -> char {

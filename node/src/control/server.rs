@@ -1,0 +1,151 @@
+//! The control thread: one single-threaded tokio that serves the HTTP port.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, UNIX_EPOCH};
+
+use tokio::net::TcpStream;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::auth::PublicKeys;
+use crate::control::routes::router;
+use crate::shard::request::NodeHandle;
+
+/// HTTP connections at a time: people, scripts, a scraper and restores, each a few. Over it new ones wait.
+const CONNECTIONS_MAX: usize = 256;
+
+/// Pause after an accept that failed for want of descriptors or memory.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What every HTTP request may use.
+#[derive(Clone)]
+pub struct ControlState {
+    /// The way to the shards.
+    pub node: NodeHandle,
+    /// Keys of valid tokens; absent = everyone may do everything.
+    pub public_keys: Option<Arc<PublicKeys>>,
+    /// Port under which others reach the Postgres-protocol port.
+    pub pg_port: u16,
+    /// The wall clock, for the expiry of tokens.
+    pub unix_time_us: fn() -> i64,
+}
+
+/// Takes the HTTP port before anything is served, so that a port in use is a line at start.
+///
+/// # Errors
+/// Those of listening; the error names the address.
+pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let named = |error: io::Error| io::Error::new(error.kind(), format!("{address}: {error}"));
+    let listener = TcpListener::bind(address).map_err(named)?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+/// Starts the control thread. It runs until the process ends.
+///
+/// # Errors
+/// If the thread or its tokio cannot be started.
+pub fn start(listener: TcpListener, state: ControlState) -> io::Result<JoinHandle<()>> {
+    let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let serving = move || {
+        tokio.block_on(async move {
+            let listener = tokio::net::TcpListener::from_std(listener)
+                .expect("a bound, non-blocking listener can be registered");
+            let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+            let served = axum::serve(BoundedListener { listener, connections }, router(state));
+            if let Err(error) = served.await {
+                tracing::error!(%error, "the HTTP port stopped");
+            }
+        });
+    };
+    #[expect(clippy::disallowed_methods, reason = "the control thread is outside of the simulator")]
+    std::thread::Builder::new().name("control".to_string()).spawn(serving)
+}
+
+/// The wall clock of this machine, in microseconds since 1970.
+pub fn unix_time_us() -> i64 {
+    #[expect(clippy::disallowed_methods, reason = "the control thread is outside of the simulator")]
+    let now = std::time::SystemTime::now();
+    let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
+}
+
+/// A listener that takes the next connection when one of [`CONNECTIONS_MAX`] places is free.
+struct BoundedListener {
+    listener: tokio::net::TcpListener,
+    connections: Arc<Semaphore>,
+}
+
+impl axum::serve::Listener for BoundedListener {
+    type Io = BoundedStream;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (BoundedStream, SocketAddr) {
+        let place = self.connections.clone().acquire_owned().await;
+        let place = place.expect("the semaphore is never closed");
+        loop {
+            match self.listener.accept().await {
+                Ok((stream, address)) => {
+                    return (BoundedStream { stream, _place: place }, address);
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "accept on the HTTP port");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+}
+
+/// A connection and its place among [`CONNECTIONS_MAX`].
+struct BoundedStream {
+    stream: TcpStream,
+    _place: OwnedSemaphorePermit,
+}
+
+mod io_impl {
+    use std::io;
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+
+    use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+    use super::BoundedStream;
+
+    impl AsyncRead for BoundedStream {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            context: &mut Context<'_>,
+            buffer: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.stream).poll_read(context, buffer)
+        }
+    }
+
+    impl AsyncWrite for BoundedStream {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            context: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            Pin::new(&mut self.stream).poll_write(context, bytes)
+        }
+
+        fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.stream).poll_flush(context)
+        }
+
+        fn poll_shutdown(
+            mut self: Pin<&mut Self>,
+            context: &mut Context<'_>,
+        ) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.stream).poll_shutdown(context)
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! What a shard counts and times. Plain cells on the shard's own thread; a scrape takes a copy as a message.
+//!
+//! All names, units and meanings of a node's metrics are in this file. There is one series per shard, never one per
+//! tenant, timeline or connection, so a node with any number of timelines has the same number of series.
+
+use std::cell::{Cell, RefCell};
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+
+/// Longest latency that is told apart, in nanoseconds: a minute; longer ones count as this.
+const LATENCY_MAX_NS: u64 = 60_000_000_000;
+/// Two digits: 1 % precision in a few tens of KiB.
+const LATENCY_DIGITS: u8 = 2;
+
+/// Whether a figure only grows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FigureKind {
+    /// Grows until the process ends.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+}
+
+/// One number of one shard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Figure {
+    /// Name without the prefix `firn_`; a counter's gets the suffix `_total`.
+    pub name: &'static str,
+    /// One sentence.
+    pub help: &'static str,
+    /// Counter or gauge.
+    pub kind: FigureKind,
+    /// Now.
+    pub value: u64,
+}
+
+macro_rules! figures {
+    ($($kind:ident $name:ident: $help:literal;)*) => {
+        /// The counters and gauges of a shard.
+        #[derive(Debug, Default)]
+        pub struct Counters {
+            $(#[doc = $help] pub $name: Count,)*
+        }
+
+        impl Counters {
+            /// All of them, for a scrape.
+            pub fn figures(&self) -> Vec<Figure> {
+                vec![$(Figure {
+                    name: stringify!($name),
+                    help: $help,
+                    kind: FigureKind::$kind,
+                    value: self.$name.get(),
+                },)*]
+            }
+        }
+    };
+}
+
+figures! {
+    Counter connections_accepted: "Connections accepted on the Postgres port.";
+    Counter connections_refused: "Connections refused: malformed startup, failed authentication, over a bound.";
+    Gauge connections: "Connections that are served.";
+    Gauge timelines: "Timelines that exist.";
+    Gauge proposers: "Proposers that are connected.";
+    Gauge readers: "Readers that are connected.";
+    Counter append_requests: "Append requests taken, empty ones included.";
+    Counter append_bytes: "Bytes of WAL taken.";
+    Counter append_responses: "Append responses sent; fewer than requests because answers are merged.";
+    Counter votes_granted: "Votes given.";
+    Counter votes_refused: "Votes refused.";
+    Counter elections: "Proposers that were elected here.";
+    Counter protocol_errors: "Proposers whose message was refused by an error.";
+    Counter read_bytes: "Bytes of WAL sent to readers.";
+    Counter fences: "Fences that were asked for.";
+}
+
+/// A number that one thread changes.
+#[derive(Debug, Default)]
+pub struct Count(Cell<u64>);
+
+impl Count {
+    /// The number now.
+    pub fn get(&self) -> u64 {
+        self.0.get()
+    }
+
+    /// Counts one more.
+    pub fn increment(&self) {
+        self.add(1);
+    }
+
+    /// Counts several more; wraps after 2^64.
+    pub fn add(&self, count: u64) {
+        self.0.set(self.0.get().wrapping_add(count));
+    }
+
+    /// Counts one less.
+    pub fn decrement(&self) {
+        let value = self.0.get().checked_sub(1).expect("a gauge counts down what it counted up");
+        self.0.set(value);
+    }
+
+    /// Replaces the number.
+    pub fn set(&self, value: u64) {
+        self.0.set(value);
+    }
+}
+
+/// A stage on an append's way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// From the receive's completion until the journal has queued the change.
+    Receive,
+    /// From there until the frame goes to the device.
+    Queue,
+    /// From there until the frame is durable.
+    Device,
+    /// From there until the answer is handed to the socket.
+    Reply,
+}
+
+impl Stage {
+    /// All stages, in the order of an append's way.
+    pub const ALL: [Stage; 4] = [Stage::Receive, Stage::Queue, Stage::Device, Stage::Reply];
+
+    /// The stage's label.
+    pub fn name(self) -> &'static str {
+        match self {
+            Stage::Receive => "receive",
+            Stage::Queue => "queue",
+            Stage::Device => "device",
+            Stage::Reply => "reply",
+        }
+    }
+}
+
+/// Latencies in nanoseconds.
+#[derive(Debug)]
+pub struct Latencies(RefCell<Histogram<u64>>);
+
+impl Default for Latencies {
+    fn default() -> Self {
+        Latencies(RefCell::new(new_histogram()))
+    }
+}
+
+impl Latencies {
+    /// Counts one duration.
+    pub fn record(&self, duration: Duration) {
+        let nanoseconds = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+        self.0.borrow_mut().saturating_record(nanoseconds.max(1));
+    }
+
+    /// A copy for a scrape.
+    pub fn snapshot(&self) -> Histogram<u64> {
+        self.0.borrow().clone()
+    }
+}
+
+/// An empty histogram with the bounds that all of them have.
+pub fn new_histogram() -> Histogram<u64> {
+    Histogram::new_with_bounds(1, LATENCY_MAX_NS, LATENCY_DIGITS)
+        .expect("the bounds are constants in order")
+}
+
+/// Everything that one shard measures.
+#[derive(Debug, Default)]
+pub struct ShardMetrics {
+    /// Counters and gauges.
+    pub counters: Counters,
+    stages: [Latencies; Stage::ALL.len()],
+}
+
+impl ShardMetrics {
+    /// The histogram of a stage.
+    pub fn stage(&self, stage: Stage) -> &Latencies {
+        &self.stages[stage as usize]
+    }
+
+    /// A copy for a scrape.
+    pub fn snapshot(&self, shard: usize) -> ShardFigures {
+        let stages = Stage::ALL.map(|stage| self.stage(stage).snapshot());
+        ShardFigures { shard, figures: self.counters.figures(), stages }
+    }
+}
+
+/// A shard's figures at one moment.
+#[derive(Debug, Clone)]
+pub struct ShardFigures {
+    /// Number of the shard.
+    pub shard: usize,
+    /// Counters and gauges, in the same order for every shard.
+    pub figures: Vec<Figure>,
+    /// Latencies in nanoseconds, in the order of [`Stage::ALL`].
+    pub stages: [Histogram<u64>; Stage::ALL.len()],
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_and_stages_are_copied() {
+        let metrics = ShardMetrics::default();
+        metrics.counters.append_bytes.add(7);
+        metrics.counters.connections.increment();
+        metrics.counters.connections.decrement();
+        metrics.stage(Stage::Device).record(Duration::from_micros(100));
+        metrics.stage(Stage::Device).record(Duration::from_secs(100_000));
+        let snapshot = metrics.snapshot(3);
+        let value =
+            |name| snapshot.figures.iter().find(|figure| figure.name == name).unwrap().value;
+        assert_eq!((value("append_bytes"), value("connections")), (7, 0));
+        assert_eq!(snapshot.stages[2].len(), 2);
+        assert!(snapshot.stages[0].is_empty());
+    }
+}

@@ -1,0 +1,137 @@
+//! A node as a client of other nodes' Postgres ports: how a fence and a catch-up reach a timeline's other members.
+
+use std::io;
+
+use firn_core::types::{Lsn, Term, TimelineKey};
+use firn_core::wire::postgres::message::{Backend, Encode, MessageError};
+use firn_core::wire::postgres::startup::encode_startup;
+use thiserror::Error;
+
+use crate::runtime::{Runtime, Stream};
+use crate::wal_service::receive::{ReceiveError, Received};
+
+/// Why another acceptor could not be talked to.
+#[derive(Debug, Error)]
+pub enum ClientError {
+    /// No connection, or it broke.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// No more messages.
+    #[error(transparent)]
+    Receive(#[from] ReceiveError),
+    /// Bytes that are not Postgres' protocol.
+    #[error(transparent)]
+    Message(#[from] MessageError),
+    /// It refused.
+    #[error("refused: {message} ({code})")]
+    Refused {
+        /// SQLSTATE.
+        code: String,
+        /// Its text.
+        message: String,
+    },
+    /// It asks for a token and there is none.
+    #[error("asks for a token: start this node with --auth-token")]
+    NoToken,
+    /// An answer that does not belong here.
+    #[error("unexpected answer {0}")]
+    Unexpected(String),
+}
+
+/// A connection to an acceptor, about one timeline.
+#[derive(Debug)]
+pub struct AcceptorClient {
+    stream: Stream,
+    received: Received,
+}
+
+impl AcceptorClient {
+    /// Connects and authenticates.
+    pub async fn connect(
+        runtime: &Runtime,
+        address: &str,
+        key: TimelineKey,
+        application_name: &str,
+        token: Option<&str>,
+    ) -> Result<AcceptorClient, ClientError> {
+        let stream = runtime.connect(address).await?;
+        let options = format!("-c timeline_id={} tenant_id={}", key.timeline_id, key.tenant_id);
+        let startup = encode_startup(&[
+            ("user", "firn"),
+            ("database", "replication"),
+            ("application_name", application_name),
+            ("options", &options),
+        ]);
+        stream.send_all(startup).await.0?;
+        let mut client = AcceptorClient { stream, received: Received::default() };
+        loop {
+            match client.next_message().await? {
+                Backend::ReadyForQuery => return Ok(client),
+                Backend::Authentication(0) | Backend::Other(_) => {}
+                Backend::Authentication(3) => {
+                    let mut password = Vec::new();
+                    password.password(token.ok_or(ClientError::NoToken)?);
+                    client.stream.send_all(password).await.0?;
+                }
+                other => return Err(unexpected(&other)),
+            }
+        }
+    }
+
+    /// Becomes a proposer's connection, protocol version 3, which never makes timelines.
+    pub async fn start_wal_push(&mut self) -> Result<(), ClientError> {
+        let options = "(proto_version '3', allow_timeline_creation 'false')";
+        self.start_copy(&format!("START_WAL_PUSH {options}")).await
+    }
+
+    /// Becomes a reader's connection.
+    pub async fn start_replication(&mut self, start: Lsn, term: Term) -> Result<(), ClientError> {
+        self.start_copy(&format!("START_REPLICATION PHYSICAL {start} (term='{term}')")).await
+    }
+
+    async fn start_copy(&mut self, command: &str) -> Result<(), ClientError> {
+        let mut query = Vec::new();
+        query.query(command);
+        self.stream.send_all(query).await.0?;
+        loop {
+            match self.next_message().await? {
+                Backend::CopyBoth => return Ok(()),
+                Backend::Other(_) => {}
+                other => return Err(unexpected(&other)),
+            }
+        }
+    }
+
+    /// The socket, to send messages while others are received.
+    pub fn sender(&self) -> Stream {
+        self.stream.clone()
+    }
+
+    /// The next message of the stream.
+    pub async fn next_data(&mut self) -> Result<&[u8], ClientError> {
+        match self.next_message().await? {
+            Backend::CopyData(payload) => Ok(payload),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    async fn next_message(&mut self) -> Result<Backend<'_>, ClientError> {
+        while !self.received.has_message()? {
+            self.received.fill(&self.stream).await?;
+        }
+        let message = self.received.next_message()?.expect("a whole message was seen");
+        match Backend::from_message(message)? {
+            Backend::Error { code, message } => {
+                Err(ClientError::Refused { code: code.into(), message: message.into() })
+            }
+            other => Ok(other),
+        }
+    }
+}
+
+fn unexpected(message: &Backend<'_>) -> ClientError {
+    // A debug text of a data message would be as long as its WAL.
+    let mut text = format!("{message:?}");
+    text.truncate(text.floor_char_boundary(80));
+    ClientError::Unexpected(text)
+}

@@ -1,0 +1,115 @@
+//! The commands of the Postgres port: text to values, pure.
+
+use firn_core::types::{Lsn, Term};
+use thiserror::Error;
+
+/// What a client asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Command {
+    /// Becomes a proposer's connection.
+    StartWalPush {
+        /// Version of the walproposer protocol. Not checked here: an unknown one fails at the first message.
+        protocol_version: u32,
+        /// Whether an unknown timeline may be made.
+        allow_timeline_creation: bool,
+    },
+    /// Streams WAL.
+    StartReplication {
+        /// Where to begin.
+        start: Lsn,
+        /// Uncommitted WAL too, but of this term only.
+        term: Option<Term>,
+    },
+    /// Tells about the cluster.
+    IdentifySystem,
+    /// Tells positions.
+    TimelineStatus,
+    /// `set datestyle to ...`: changes nothing, but some drivers insist on it.
+    SetDatestyle,
+}
+
+/// A command that is not understood. The connection stays usable.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum CommandError {
+    /// No such command.
+    #[error("unsupported command {0}")]
+    Unsupported(String),
+    /// A position or an option that does not parse.
+    #[error("failed to parse {name} command {text}")]
+    Malformed {
+        /// The command.
+        name: &'static str,
+        /// All of its text.
+        text: String,
+    },
+}
+
+/// Longest part of a command that an error repeats, in bytes.
+const ECHO_BYTES_MAX: usize = 256;
+
+/// Understands a query. Names are case-sensitive, as in the reference acceptor; text behind what is known is ignored.
+pub fn parse(text: &str) -> Result<Command, CommandError> {
+    let malformed = |name| CommandError::Malformed { name, text: echo(text) };
+    if let Some(rest) = text.strip_prefix("START_WAL_PUSH") {
+        parse_push(rest).ok_or_else(|| malformed("START_WAL_PUSH"))
+    } else if let Some(rest) = text.strip_prefix("START_REPLICATION") {
+        parse_replication(rest).ok_or_else(|| malformed("START_REPLICATION"))
+    } else if text.starts_with("IDENTIFY_SYSTEM") {
+        Ok(Command::IdentifySystem)
+    } else if text.starts_with("TIMELINE_STATUS") {
+        Ok(Command::TimelineStatus)
+    } else if text.get(..17).is_some_and(|head| head.eq_ignore_ascii_case("set datestyle to ")) {
+        Ok(Command::SetDatestyle)
+    } else {
+        Err(CommandError::Unsupported(echo(text)))
+    }
+}
+
+fn echo(text: &str) -> String {
+    let mut end = text.len().min(ECHO_BYTES_MAX);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text[..end].to_string()
+}
+
+/// ` (proto_version '3', allow_timeline_creation 'false')`, or nothing. Unknown keys are ignored.
+fn parse_push(rest: &str) -> Option<Command> {
+    let mut protocol_version = 2;
+    let mut allow_timeline_creation = true;
+    let rest = rest.trim();
+    if !rest.is_empty() {
+        let inside = rest.strip_prefix('(')?.strip_suffix(')')?;
+        for pair in inside.split(',').map(str::trim).filter(|pair| !pair.is_empty()) {
+            let (name, value) = pair.split_once(char::is_whitespace)?;
+            let value = value.trim().strip_prefix('\'')?.strip_suffix('\'')?;
+            match name {
+                "proto_version" => protocol_version = value.parse().ok()?,
+                "allow_timeline_creation" => allow_timeline_creation = value.parse().ok()?,
+                _ => {}
+            }
+        }
+    }
+    Some(Command::StartWalPush { protocol_version, allow_timeline_creation })
+}
+
+/// ` [SLOT name] [PHYSICAL] X/Y [(term='N')]`.
+fn parse_replication(rest: &str) -> Option<Command> {
+    let mut rest = rest.trim_start();
+    if let Some(behind) = rest.strip_prefix("SLOT ") {
+        let (_name, behind) = behind.trim_start().split_once(char::is_whitespace)?;
+        rest = behind.trim_start();
+    }
+    rest = rest.strip_prefix("PHYSICAL").unwrap_or(rest).trim_start();
+    let (position, behind) = rest.split_once(char::is_whitespace).unwrap_or((rest, ""));
+    let start = position.parse().ok()?;
+    let behind = behind.trim();
+    let term = match behind.strip_prefix("(term='") {
+        Some(term) => Some(Term(term.strip_suffix("')")?.parse().ok()?)),
+        None => None,
+    };
+    Some(Command::StartReplication { start, term })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,63 @@
+use super::*;
+
+fn push(protocol_version: u32, allow_timeline_creation: bool) -> Result<Command, CommandError> {
+    Ok(Command::StartWalPush { protocol_version, allow_timeline_creation })
+}
+
+fn replication(start: u64, term: Option<u64>) -> Result<Command, CommandError> {
+    Ok(Command::StartReplication { start: Lsn(start), term: term.map(Term) })
+}
+
+#[test]
+fn push_options() {
+    assert_eq!(parse("START_WAL_PUSH"), push(2, true));
+    assert_eq!(
+        parse("START_WAL_PUSH (proto_version '3', allow_timeline_creation 'false')"),
+        push(3, false)
+    );
+    assert_eq!(parse("START_WAL_PUSH (proto_version '9', colour 'x')"), push(9, true));
+    assert!(parse("START_WAL_PUSH (proto_version 'x')").is_err());
+    assert!(parse("START_WAL_PUSH (proto_version 3)").is_err());
+}
+
+#[test]
+fn replication_forms() {
+    assert_eq!(parse("START_REPLICATION PHYSICAL 0/16F2830"), replication(0x16F_2830, None));
+    assert_eq!(parse("START_REPLICATION 0/1600000 TIMELINE 1"), replication(0x160_0000, None));
+    assert_eq!(
+        parse("START_REPLICATION SLOT \"abc\" PHYSICAL 0/1600000 TIMELINE 1"),
+        replication(0x160_0000, None)
+    );
+    assert_eq!(
+        parse("START_REPLICATION SLOT \"abc\" 0/1600000 TIMELINE 1"),
+        replication(0x160_0000, None)
+    );
+    assert_eq!(
+        parse("START_REPLICATION PHYSICAL 0/1736DF0 (term='17')"),
+        replication(0x173_6DF0, Some(17))
+    );
+    assert!(parse("START_REPLICATION PHYSICAL 0/1736DF0 (term='x')").is_err());
+}
+
+#[test]
+fn what_is_not_understood_is_repeated() {
+    let error = |text| parse(text).unwrap_err().to_string();
+    assert_eq!(error("identify_system"), "unsupported command identify_system");
+    assert_eq!(error(""), "unsupported command ");
+    assert_eq!(error("START_WAL"), "unsupported command START_WAL");
+    assert_eq!(
+        error("START_REPLICATION PHYSICAL zzz"),
+        "failed to parse START_REPLICATION command START_REPLICATION PHYSICAL zzz"
+    );
+    assert_eq!(error(&"ä".repeat(1000)).len(), "unsupported command ".len() + 256);
+    assert_eq!(parse("SET DateStyle TO iso"), Ok(Command::SetDatestyle));
+}
+
+proptest::proptest! {
+    #[test]
+    fn hostile_text_is_a_value(text in "\\PC*") {
+        let _ = parse(&text);
+        let _ = parse(&format!("START_WAL_PUSH{text}"));
+        let _ = parse(&format!("START_REPLICATION{text}"));
+    }
+}

@@ -1,0 +1,322 @@
+//! A running node against the recorded clients of a real acceptor: the same answers, but for the differences that are
+//! named here with their reasons.
+
+#![allow(clippy::unwrap_used, reason = "every function here is part of a test")]
+
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use firn_core::api::CreateTimeline;
+use firn_core::consensus::membership::Membership;
+use firn_core::consensus::term_history::{TermHistory, TermStart};
+use firn_core::types::{Generation, Lsn, PostgresVersion, SystemId, Term, TimelineKey};
+use firn_core::wire::postgres::message::Encode;
+use firn_core::wire::postgres::startup::encode_startup;
+use firn_core::wire::walproposer::{
+    AcceptorMessage, AppendRequest, ProposerElected, ProposerGreeting, ProposerMessage,
+    ProtocolVersion, VoteRequest,
+};
+use firn_tests::local::node::{NodeOptions, NodeProcess};
+use firn_tests::recordings::{RecordKind, Recording, scenario};
+use firn_tests::replay::{Answer, Connection, recorded_answers, replay, replay_around, version_of};
+use firn_tools::client::NodeClient;
+
+fn start_node(folder: &Path) -> Result<NodeProcess> {
+    let arguments = ["--node-id", "1"].map(str::to_string).to_vec();
+    let options = NodeOptions { shards: Some(2), volatile: false, arguments };
+    let mut node = NodeProcess::new("node", folder, options)?;
+    node.start()?;
+    Ok(node)
+}
+
+/// The connections of a proposer, or of a tool in its place, to acceptor 1.
+fn proposer_connections(scenario_name: &str) -> Result<Vec<(String, Recording)>> {
+    let mut connections = scenario(scenario_name)?;
+    connections.retain(|(name, _)| name.ends_with("-compute-sk1"));
+    ensure!(!connections.is_empty(), "{scenario_name} has no proposer");
+    Ok(connections)
+}
+
+fn connection(connections: &[(String, Recording)], number: &str) -> Recording {
+    let found = connections.iter().find(|(name, _)| name.starts_with(number));
+    found.unwrap_or_else(|| panic!("no connection {number}")).1.clone()
+}
+
+fn check(name: &str, recording: &Recording, address: &str) -> Result<()> {
+    let version = version_of(recording);
+    let replayed = replay(recording, address).with_context(|| name.to_string())?;
+    let (expected, found) = (recorded_answers(recording, version)?, replayed.answers(version)?);
+    ensure!(
+        comparable(&expected) == comparable(&found),
+        "{name}: expected {expected:#?}\nfound {found:#?}"
+    );
+    Ok(())
+}
+
+/// Without what may differ between two right acceptors: rows (their shape is compared), and the end of the connection
+/// after the client's own.
+fn comparable(answers: &[Answer]) -> Vec<Answer> {
+    let mut answers = answers.to_vec();
+    for answer in &mut answers {
+        match answer {
+            Answer::Row(values) => values.truncate(2),
+            // Kept lazily: it may be lower after a kill that the recorded acceptor did not have.
+            Answer::Vote(AcceptorMessage::VoteResponse(vote)) => vote.truncate_lsn = Lsn::INVALID,
+            _ => {}
+        }
+    }
+    if answers.last() == Some(&Answer::Closed) {
+        answers.pop();
+    }
+    answers
+}
+
+fn replay_proposer(scenarios: [&str; 5]) -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let mut node = start_node(folder.path())?;
+    for (index, scenario_name) in scenarios.iter().enumerate() {
+        for (name, recording) in proposer_connections(scenario_name)? {
+            check(&format!("{scenario_name}/{name}"), &recording, &node.pg_address()?)?;
+        }
+        // The third scenario begins with an acceptor that was killed; ours must bear it at any time.
+        if index % 2 == 1 {
+            node.kill()?;
+            node.start()?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_real_proposer_of_protocol_3_gets_the_recorded_answers() -> Result<()> {
+    replay_proposer([
+        "a1-first-start",
+        "a2-walproposer-restart",
+        "a3-safekeeper-restart",
+        "a4-stop-sync-restart",
+        "a5-crash-sync-restart",
+    ])
+}
+
+#[test]
+fn a_real_proposer_of_protocol_2_gets_the_recorded_answers() -> Result<()> {
+    replay_proposer([
+        "b1-first-start",
+        "b2-walproposer-restart",
+        "b3-safekeeper-restart",
+        "b4-stop-sync-restart",
+        "b5-crash-sync-restart",
+    ])
+}
+
+#[test]
+fn errors_of_proposers_are_answered_as_recorded() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let node = start_node(folder.path())?;
+    let address = node.pg_address()?;
+    let connections = proposer_connections("e5-acceptor-errors")?;
+    for (name, recording) in &connections {
+        match &name[..3] {
+            "005" => stale_proposer(&connections, &address)?,
+            // Runs in the middle of the one before.
+            "006" => {}
+            // The cluster's number changes on a timeline that has WAL: the reference overwrites it, we refuse.
+            "011" => refused(name, recording, &address, "XX000")?,
+            // Creation is not allowed: the reference closes without a word, we say why.
+            "015" => refused(name, recording, &address, "XX000")?,
+            _ => check(name, recording, &address)?,
+        }
+    }
+    Ok(())
+}
+
+/// A proposer that learns from its append that another one was elected.
+fn stale_proposer(connections: &[(String, Recording)], address: &str) -> Result<()> {
+    let (stale, newer) = (connection(connections, "005"), connection(connections, "006"));
+    let is_later = |time_us: u64| time_us > 12_000;
+    let mut ran = false;
+    let replayed = replay_around(&stale, address, |record| {
+        if record.kind == RecordKind::ClientBytes && is_later(record.time_us) && !ran {
+            ran = true;
+            check("006", &newer, address)?;
+        }
+        Ok(())
+    })?;
+    ensure!(ran, "the other proposer ran in between");
+    let answers = replayed.answers(ProtocolVersion::V3)?;
+    let last = answers.iter().rev().find(|answer| matches!(answer, Answer::Appended { .. }));
+    // The reference may let a second answer with its positions follow; ours says the term and nothing else.
+    ensure!(matches!(last, Some(Answer::Appended { term: Term(10), .. })), "{last:?}");
+    Ok(())
+}
+
+fn refused(name: &str, recording: &Recording, address: &str, sqlstate: &str) -> Result<()> {
+    let mut connection = Connection::open(address)?;
+    connection.send(&recording.joined(RecordKind::ClientBytes))?;
+    let version = version_of(recording);
+    connection.wait_until(version, |_| false)?;
+    let answers = firn_tests::replay::answers(&connection.received, version, true)?;
+    let expected = [Answer::Error(sqlstate.to_string()), Answer::Closed];
+    ensure!(answers.ends_with(&expected), "{name}: {answers:?}");
+    Ok(())
+}
+
+/// The timeline that the recordings of commands and readers are about.
+fn recorded_timeline() -> TimelineKey {
+    TimelineKey {
+        tenant_id: "11110000000000000000000000000001".parse().unwrap(),
+        timeline_id: "22220000000000000000000000000001".parse().unwrap(),
+    }
+}
+
+const RECORDED_SYSTEM_ID: SystemId = SystemId(7_710_948_517_785_714_850);
+const RECORDED_START: Lsn = Lsn(0x14E_C3C8);
+const RECORDED_COMMIT: Lsn = Lsn(0x173_BC10);
+const RECORDED_TERM: Term = Term(17);
+
+/// Brings a node into the state that the readers were recorded in, with the WAL that they were sent.
+fn push_recorded_wal(node: &NodeProcess) -> Result<()> {
+    let create = CreateTimeline {
+        key: recorded_timeline(),
+        mconf: Membership::default(),
+        pg_version: PostgresVersion(170_008),
+        system_id: Some(RECORDED_SYSTEM_ID),
+        wal_seg_size: None,
+        start_lsn: RECORDED_START,
+        commit_lsn: None,
+    };
+    NodeClient::new(&node.url()?, None).create(&create)?;
+    let readers = scenario("e2-start-replication")?;
+    let wal_of = |number| -> Result<(Lsn, Vec<u8>)> {
+        let recording = connection(&readers, number);
+        let answers = recorded_answers(&recording, ProtocolVersion::V3)?;
+        let wal = answers.into_iter().find_map(|answer| match answer {
+            Answer::Wal { start, bytes } => Some((start, bytes)),
+            _ => None,
+        });
+        wal.context("the recorded reader got WAL")
+    };
+    let (start, mut wal) = wal_of("004")?;
+    ensure!(start == RECORDED_START && start + wal.len() as u64 == RECORDED_COMMIT);
+    let (tail_start, tail) = wal_of("008")?;
+    wal.extend_from_slice(&tail[(RECORDED_COMMIT - tail_start) as usize..]);
+
+    let mut proposer = Proposer::connect(&node.pg_address()?, recorded_timeline())?;
+    proposer.greet(RECORDED_SYSTEM_ID)?;
+    proposer.vote(RECORDED_TERM)?;
+    proposer.elected(RECORDED_TERM, start)?;
+    let mut begin = start;
+    for chunk in wal.chunks(128 * 1024) {
+        proposer.append(RECORDED_TERM, begin, chunk, Lsn::INVALID)?;
+        begin = begin + chunk.len() as u64;
+    }
+    proposer.append(RECORDED_TERM, begin, &[], RECORDED_COMMIT)?;
+    proposer.wait_flushed(begin)
+}
+
+/// A proposer made by hand, protocol 3.
+struct Proposer {
+    key: TimelineKey,
+    connection: Connection,
+}
+
+impl Proposer {
+    fn connect(address: &str, key: TimelineKey) -> Result<Proposer> {
+        let mut connection = Connection::open(address)?;
+        let options = format!("-c timeline_id={} tenant_id={}", key.timeline_id, key.tenant_id);
+        connection.send(&encode_startup(&[("user", "postgres"), ("options", &options)]))?;
+        let mut query = Vec::new();
+        query.query("START_WAL_PUSH (proto_version '3', allow_timeline_creation 'true')");
+        connection.send(&query)?;
+        Ok(Proposer { key, connection })
+    }
+
+    fn send(&mut self, message: &ProposerMessage<'_>) -> Result<()> {
+        let mut bytes = Vec::new();
+        bytes.message(b'd', |out| message.encode(ProtocolVersion::V3, out));
+        self.connection.send(&bytes)
+    }
+
+    fn greet(&mut self, system_id: SystemId) -> Result<()> {
+        let greeting = ProposerMessage::Greeting(ProposerGreeting {
+            key: self.key,
+            membership: Membership::default(),
+            postgres_version: PostgresVersion(170_008),
+            system_id,
+            segment_size_bytes: 16 << 20,
+        });
+        self.send(&greeting)?;
+        self.wait(|answer| matches!(answer, Answer::Greeting { .. }))
+    }
+
+    fn vote(&mut self, term: Term) -> Result<()> {
+        self.send(&ProposerMessage::VoteRequest(VoteRequest { generation: Generation(0), term }))?;
+        self.wait(|answer| matches!(answer, Answer::Vote(_)))
+    }
+
+    fn elected(&mut self, term: Term, start_streaming_at: Lsn) -> Result<()> {
+        let term_history = TermHistory(vec![TermStart { term, lsn: start_streaming_at }]);
+        self.send(&ProposerMessage::Elected(ProposerElected {
+            generation: Generation(0),
+            term,
+            start_streaming_at,
+            term_history,
+        }))
+    }
+
+    fn append(&mut self, term: Term, begin_lsn: Lsn, wal: &[u8], commit_lsn: Lsn) -> Result<()> {
+        self.send(&ProposerMessage::Append(AppendRequest {
+            generation: Generation(0),
+            term,
+            begin_lsn,
+            commit_lsn,
+            truncate_lsn: Lsn::INVALID,
+            wal,
+        }))
+    }
+
+    fn wait_flushed(&mut self, lsn: Lsn) -> Result<()> {
+        self.wait(
+            |answer| matches!(answer, Answer::Appended { flush_lsn, .. } if *flush_lsn >= lsn),
+        )
+    }
+
+    fn wait(&mut self, wanted: impl Fn(&Answer) -> bool) -> Result<()> {
+        self.connection
+            .wait_until(ProtocolVersion::V3, |answers| answers.last().is_some_and(&wanted))?;
+        ensure!(!self.connection.closed, "the node closed: {:?}", self.connection.received);
+        Ok(())
+    }
+}
+
+#[test]
+fn readers_get_the_recorded_wal() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let mut node = start_node(folder.path())?;
+    push_recorded_wal(&node)?;
+    // Before and after a crash: from memory, then from the disk.
+    for _ in 0..2 {
+        for (name, recording) in proposer_connections("e2-start-replication")? {
+            check(&name, &recording, &node.pg_address()?)?;
+        }
+        node.kill()?;
+        node.start()?;
+    }
+    Ok(())
+}
+
+#[test]
+fn commands_are_answered_as_recorded() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let node = start_node(folder.path())?;
+    push_recorded_wal(&node)?;
+    for (name, recording) in proposer_connections("e1-commands")? {
+        // Ids that are none: the reference closes without a word, we say why.
+        if recorded_answers(&recording, ProtocolVersion::V3)? == [Answer::Closed] {
+            refused(&name, &recording, &node.pg_address()?, "08P01")?;
+            continue;
+        }
+        check(&name, &recording, &node.pg_address()?)?;
+    }
+    Ok(())
+}
