@@ -365,3 +365,44 @@ fn a_durable_append_is_one_enter() {
     })
     .unwrap();
 }
+
+#[test]
+fn an_idle_shard_sleeps_in_the_kernel() {
+    block_on(|runtime| async move {
+        let before = runtime.ring_enters();
+        runtime.sleep(Duration::from_millis(20)).await;
+        // One wait to the deadline, and one more should the kernel's timer be early.
+        let enters = runtime.ring_enters() - before;
+        assert!(enters <= 2, "20 ms of sleep took {enters} enters");
+    })
+    .unwrap();
+}
+
+#[test]
+fn other_threads_wake_a_sleeping_shard() {
+    let (request, requests) = mailbox::<OneshotSender<u64>>(4);
+    let requests = std::sync::Mutex::new(Some(requests));
+    let shards = start_shards(&RuntimeOptions::default(), move |_| {
+        let mut requests = requests.lock().unwrap().take().unwrap();
+        async move {
+            let mut served = 0;
+            while let Some(answer) = requests.recv().await {
+                served += 1;
+                answer.send(served).unwrap();
+            }
+            served
+        }
+    });
+    for expected in 1..=100 {
+        let (answer, receiver) = oneshot();
+        let request = request.clone();
+        // Another shard of its own on this thread, asleep until the answer comes.
+        let answered = block_on(move |_| async move {
+            request.send(answer).await.unwrap();
+            receiver.await
+        });
+        assert_eq!(answered.unwrap(), Ok(expected));
+    }
+    drop(request);
+    assert_eq!(shards.unwrap().join().unwrap(), [100]);
+}
