@@ -4,6 +4,7 @@ pub mod cluster;
 pub mod fuzz;
 pub mod oracle;
 pub mod postgres_versions;
+pub mod proposer;
 pub mod recordings;
 pub mod replay;
 pub mod simulation;

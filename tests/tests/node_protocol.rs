@@ -8,15 +8,10 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use firn_core::api::CreateTimeline;
 use firn_core::consensus::membership::Membership;
-use firn_core::consensus::term_history::{TermHistory, TermStart};
 use firn_core::types::{Generation, Lsn, PostgresVersion, SystemId, Term, TimelineKey};
-use firn_core::wire::postgres::message::Encode;
-use firn_core::wire::postgres::startup::encode_startup;
-use firn_core::wire::walproposer::{
-    AcceptorMessage, AppendRequest, ProposerElected, ProposerGreeting, ProposerMessage,
-    ProtocolVersion, VoteRequest,
-};
+use firn_core::wire::walproposer::{AcceptorMessage, ProtocolVersion};
 use firn_tests::local::node::{NodeOptions, NodeProcess};
+use firn_tests::proposer::{HandmadeProposer, RECORDED_COMMIT, RECORDED_START, recorded_wal};
 use firn_tests::recordings::{RecordKind, Recording, scenario};
 use firn_tests::replay::{Answer, Connection, recorded_answers, replay, replay_around, version_of};
 use firn_tools::client::NodeClient;
@@ -170,8 +165,6 @@ fn recorded_timeline() -> TimelineKey {
 }
 
 const RECORDED_SYSTEM_ID: SystemId = SystemId(7_710_948_517_785_714_850);
-const RECORDED_START: Lsn = Lsn(0x14E_C3C8);
-const RECORDED_COMMIT: Lsn = Lsn(0x173_BC10);
 const RECORDED_TERM: Term = Term(17);
 
 /// Brings a node into the state that the readers were recorded in, with the WAL that they were sent.
@@ -186,107 +179,15 @@ fn push_recorded_wal(node: &NodeProcess) -> Result<()> {
         commit_lsn: None,
     };
     NodeClient::new(&node.url()?, None).create(&create)?;
-    let readers = scenario("e2-start-replication")?;
-    let wal_of = |number| -> Result<(Lsn, Vec<u8>)> {
-        let recording = connection(&readers, number);
-        let answers = recorded_answers(&recording, ProtocolVersion::V3)?;
-        let wal = answers.into_iter().find_map(|answer| match answer {
-            Answer::Wal { start, bytes } => Some((start, bytes)),
-            _ => None,
-        });
-        wal.context("the recorded reader got WAL")
-    };
-    let (start, mut wal) = wal_of("004")?;
-    ensure!(start == RECORDED_START && start + wal.len() as u64 == RECORDED_COMMIT);
-    let (tail_start, tail) = wal_of("008")?;
-    wal.extend_from_slice(&tail[(RECORDED_COMMIT - tail_start) as usize..]);
-
-    let mut proposer = Proposer::connect(&node.pg_address()?, recorded_timeline())?;
+    let (start, wal) = recorded_wal()?;
+    let mut proposer =
+        HandmadeProposer::connect(&node.pg_address()?, recorded_timeline(), Generation(0))?;
     proposer.greet(RECORDED_SYSTEM_ID)?;
     proposer.vote(RECORDED_TERM)?;
-    proposer.elected(RECORDED_TERM, start)?;
-    let mut begin = start;
-    for chunk in wal.chunks(128 * 1024) {
-        proposer.append(RECORDED_TERM, begin, chunk, Lsn::INVALID)?;
-        begin = begin + chunk.len() as u64;
-    }
-    proposer.append(RECORDED_TERM, begin, &[], RECORDED_COMMIT)?;
-    proposer.wait_flushed(begin)
-}
-
-/// A proposer made by hand, protocol 3.
-struct Proposer {
-    key: TimelineKey,
-    connection: Connection,
-}
-
-impl Proposer {
-    fn connect(address: &str, key: TimelineKey) -> Result<Proposer> {
-        let mut connection = Connection::open(address)?;
-        let options = format!("-c timeline_id={} tenant_id={}", key.timeline_id, key.tenant_id);
-        connection.send(&encode_startup(&[("user", "postgres"), ("options", &options)]))?;
-        let mut query = Vec::new();
-        query.query("START_WAL_PUSH (proto_version '3', allow_timeline_creation 'true')");
-        connection.send(&query)?;
-        Ok(Proposer { key, connection })
-    }
-
-    fn send(&mut self, message: &ProposerMessage<'_>) -> Result<()> {
-        let mut bytes = Vec::new();
-        bytes.message(b'd', |out| message.encode(ProtocolVersion::V3, out));
-        self.connection.send(&bytes)
-    }
-
-    fn greet(&mut self, system_id: SystemId) -> Result<()> {
-        let greeting = ProposerMessage::Greeting(ProposerGreeting {
-            key: self.key,
-            membership: Membership::default(),
-            postgres_version: PostgresVersion(170_008),
-            system_id,
-            segment_size_bytes: 16 << 20,
-        });
-        self.send(&greeting)?;
-        self.wait(|answer| matches!(answer, Answer::Greeting { .. }))
-    }
-
-    fn vote(&mut self, term: Term) -> Result<()> {
-        self.send(&ProposerMessage::VoteRequest(VoteRequest { generation: Generation(0), term }))?;
-        self.wait(|answer| matches!(answer, Answer::Vote(_)))
-    }
-
-    fn elected(&mut self, term: Term, start_streaming_at: Lsn) -> Result<()> {
-        let term_history = TermHistory(vec![TermStart { term, lsn: start_streaming_at }]);
-        self.send(&ProposerMessage::Elected(ProposerElected {
-            generation: Generation(0),
-            term,
-            start_streaming_at,
-            term_history,
-        }))
-    }
-
-    fn append(&mut self, term: Term, begin_lsn: Lsn, wal: &[u8], commit_lsn: Lsn) -> Result<()> {
-        self.send(&ProposerMessage::Append(AppendRequest {
-            generation: Generation(0),
-            term,
-            begin_lsn,
-            commit_lsn,
-            truncate_lsn: Lsn::INVALID,
-            wal,
-        }))
-    }
-
-    fn wait_flushed(&mut self, lsn: Lsn) -> Result<()> {
-        self.wait(
-            |answer| matches!(answer, Answer::Appended { flush_lsn, .. } if *flush_lsn >= lsn),
-        )
-    }
-
-    fn wait(&mut self, wanted: impl Fn(&Answer) -> bool) -> Result<()> {
-        self.connection
-            .wait_until(ProtocolVersion::V3, |answers| answers.last().is_some_and(&wanted))?;
-        ensure!(!self.connection.closed, "the node closed: {:?}", self.connection.received);
-        Ok(())
-    }
+    proposer.elected(&[(RECORDED_TERM, start)], start)?;
+    let end = proposer.append_all(start, &wal)?;
+    proposer.append(end, &[], RECORDED_COMMIT)?;
+    proposer.wait_flushed(end)
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 use thiserror::Error;
 
+use crate::consensus::postgres_history::{PostgresHistory, PostgresSwitch};
 use crate::types::{Lsn, PostgresTimeline};
 
 /// Longest history file that is read: some 30,000 promotions.
@@ -105,6 +106,14 @@ impl TimelinePath {
             path.ended.push((timeline, lsn));
         }
         Ok(path)
+    }
+
+    /// The same as acceptors keep it.
+    pub fn postgres_history(&self) -> PostgresHistory {
+        let begins = std::iter::once(Lsn(0)).chain(self.ended.iter().map(|(_, end)| *end));
+        let timelines = self.ended.iter().map(|(timeline, _)| *timeline).chain([self.current]);
+        let switch = |(timeline, lsn)| PostgresSwitch { timeline, lsn };
+        PostgresHistory(timelines.zip(begins).map(switch).collect())
     }
 
     /// The timeline that goes on.

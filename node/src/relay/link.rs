@@ -7,21 +7,22 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use firn_core::consensus::proposer::Next;
-use firn_core::types::{Lsn, NodeId};
+use firn_core::types::{Lsn, NodeId, Term};
 use firn_core::wire::WireError;
 use firn_core::wire::postgres::message::{Backend, Encode, HEADER_BYTES};
 use firn_core::wire::walproposer::{AcceptorMessage, ProposerMessage, ProtocolVersion};
 use futures_util::future::{Either, select};
 use thiserror::Error;
 
-use super::acceptor::{AcceptorError, open_acceptor};
-use super::postgres::connection::{Connection, ConnectionError, refusal};
+use super::acceptor::{ACCEPTOR_TIMEOUT, AcceptorError, open_acceptor};
+use super::postgres::connection::{Connection, ConnectionError, refusal, within};
 use super::postgres::transport::Transport;
 use super::session::Session;
 use super::survey::START_WAL_PUSH;
 use super::wal_stream::AcceptorWal;
 use crate::runtime::MonotonicTime;
 use crate::runtime::sync::Notify;
+use crate::wal_service::command::set_postgres_history;
 
 /// Pause before an acceptor is connected to again.
 const RECONNECT: Duration = Duration::from_millis(500);
@@ -156,6 +157,9 @@ impl Session {
                     let mut out = Vec::new();
                     out.message(b'd', |out| message.encode(ProtocolVersion::V3, out));
                     transport.send(out).await.map_err(ConnectionError::from)?;
+                    if let ProposerMessage::Elected(elected) = &message {
+                        self.tell_history(node, elected.term).await?;
+                    }
                 }
                 Ok(Some(Next::Wal { begin, end })) => {
                     let length_bytes = (end - begin) as usize;
@@ -179,6 +183,16 @@ impl Session {
                 Err(action) => self.perform(action),
             }
         }
+    }
+
+    /// Tells the acceptor, on a connection of its own, which Postgres timelines wrote the log.
+    async fn tell_history(&self, node: NodeId, term: Term) -> Result<(), LinkError> {
+        let (address, options) = (&self.links[&node].address, &self.options);
+        let command = set_postgres_history(term, &self.postgres_history.borrow());
+        let mut connection =
+            open_acceptor(&self.runtime, &options.acceptor, address, options.key).await?;
+        within(&self.runtime, ACCEPTOR_TIMEOUT, connection.query(&command)).await?;
+        Ok(())
     }
 
     fn frame(&self, node: NodeId, begin: Lsn, wal: &Bytes) -> Option<Vec<u8>> {

@@ -11,6 +11,7 @@ use std::convert::Infallible;
 use std::rc::Rc;
 use std::time::Duration;
 
+use firn_core::consensus::postgres_history::PostgresHistory;
 use firn_core::consensus::proposer::{Action, Proposer, ProposerConfig, Role, StopReason};
 use firn_core::relay::history_file::Parting;
 use firn_core::relay::window::Window;
@@ -100,6 +101,8 @@ pub struct Session {
     pub(super) proposer: RefCell<Proposer>,
     pub(super) window: RefCell<Window>,
     pub(super) links: BTreeMap<NodeId, Link>,
+    /// The primary's timelines, for the names of the acceptors' WAL files; set before anything of our term is sent.
+    pub(super) postgres_history: RefCell<PostgresHistory>,
     /// The primary's WAL was compared with the elected log, and goes to the acceptors.
     leading: Cell<bool>,
     voted: Notify,
@@ -177,7 +180,7 @@ async fn attempt(
     let own = [questions.process_id(), wal.process_id()].into_iter().flatten().collect::<Vec<_>>();
     drop(questions);
     primary::warn_of_weaknesses(runtime, &options.primary, &primary, &own).await;
-    session.begin_leading(stream_from);
+    session.begin_leading(stream_from, primary.path.postgres_history());
     tracing::info!(from = %stream_from, "streaming");
     led();
     session.or_end(session.stream(wal)).await
@@ -321,6 +324,7 @@ impl Session {
             proposer: RefCell::new(proposer),
             window: RefCell::new(Window::new(Lsn::INVALID, WINDOW_BYTES)),
             links: addresses.map(|(id, address)| (*id, Link::new(address))).collect(),
+            postgres_history: RefCell::default(),
             leading: Cell::new(false),
             voted: Notify::new(),
             elected: Watch::new(None),
@@ -427,7 +431,8 @@ impl Session {
     }
 
     /// The primary's WAL was compared: from now on the acceptors get it, from `stream_from` on.
-    fn begin_leading(&self, stream_from: Lsn) {
+    fn begin_leading(&self, stream_from: Lsn, history: PostgresHistory) {
+        *self.postgres_history.borrow_mut() = history;
         *self.window.borrow_mut() = Window::new(stream_from, WINDOW_BYTES);
         self.leading.set(true);
         self.proposer.borrow_mut().release();

@@ -12,6 +12,7 @@ use firn_core::api::{
     AcceptorStatus, PostgresInfo, TermStartStatus, TimelineStatus, WalReceiverStatus,
 };
 use firn_core::consensus::acceptor::{Acceptor, AcceptorError, Changes, Mark, Reply, Step, When};
+use firn_core::consensus::postgres_history::PostgresHistory;
 use firn_core::consensus::state::TimelineState;
 use firn_core::postgres::wal::{SegmentPrefix, WalVersion};
 use firn_core::types::{Lsn, NodeId, PostgresTimeline, Term, TimelineKey};
@@ -208,6 +209,17 @@ impl Timeline {
     /// Waits until the journal takes another change.
     pub async fn ready(&self) -> Result<(), JournalError> {
         self.journal.ready().await
+    }
+
+    /// Takes over the Postgres timelines that the elected proposer of `term` tells; durable when this returns.
+    pub async fn set_postgres_history(
+        &self,
+        term: Term,
+        history: &PostgresHistory,
+    ) -> Result<(), StepError> {
+        self.ready().await?;
+        let stepped = self.step(|acceptor| acceptor.set_postgres_history(term, history))?;
+        Ok(self.settle(&stepped).await?)
     }
 
     /// Makes durable what the acceptor keeps lazily: positions that heartbeats moved.

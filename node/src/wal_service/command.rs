@@ -1,10 +1,11 @@
 //! The commands of the Postgres port: text to values, pure.
 
+use firn_core::consensus::postgres_history::PostgresHistory;
 use firn_core::types::{Lsn, Term};
 use thiserror::Error;
 
 /// What a client asks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
     /// Becomes a proposer's connection.
     StartWalPush {
@@ -19,6 +20,13 @@ pub enum Command {
         start: Lsn,
         /// Uncommitted WAL too, but of this term only.
         term: Option<Term>,
+    },
+    /// Firn's own, from a relay: which Postgres timelines wrote the log. Names of WAL files follow from it.
+    SetPostgresHistory {
+        /// The relay's term: only the elected proposer tells.
+        term: Term,
+        /// The history.
+        history: PostgresHistory,
     },
     /// Tells about the cluster.
     IdentifySystem,
@@ -54,6 +62,8 @@ pub fn parse(text: &str) -> Result<Command, CommandError> {
         parse_push(rest).ok_or_else(|| malformed("START_WAL_PUSH"))
     } else if let Some(rest) = text.strip_prefix("START_REPLICATION") {
         parse_replication(rest).ok_or_else(|| malformed("START_REPLICATION"))
+    } else if let Some(rest) = text.strip_prefix("SET_POSTGRES_HISTORY") {
+        parse_history(rest).ok_or_else(|| malformed("SET_POSTGRES_HISTORY"))
     } else if text.starts_with("IDENTIFY_SYSTEM") {
         Ok(Command::IdentifySystem)
     } else if text.starts_with("TIMELINE_STATUS") {
@@ -109,6 +119,19 @@ fn parse_replication(rest: &str) -> Option<Command> {
         None => None,
     };
     Some(Command::StartReplication { start, term })
+}
+
+/// The text of [`Command::SetPostgresHistory`], for a relay.
+pub fn set_postgres_history(term: Term, history: &PostgresHistory) -> String {
+    let json = serde_json::to_string(history).expect("a history has no keys that are not texts");
+    format!("SET_POSTGRES_HISTORY (term='{term}') {json}")
+}
+
+/// ` (term='N') [{"timeline":1,"lsn":"0/0"},...]`.
+fn parse_history(rest: &str) -> Option<Command> {
+    let (term, json) = rest.trim_start().strip_prefix("(term='")?.split_once("')")?;
+    let history = serde_json::from_str(json).ok()?;
+    Some(Command::SetPostgresHistory { term: Term(term.parse().ok()?), history })
 }
 
 #[cfg(test)]

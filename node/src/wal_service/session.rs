@@ -3,7 +3,8 @@
 use std::io;
 use std::net::Shutdown;
 
-use firn_core::types::TimelineKey;
+use firn_core::consensus::postgres_history::PostgresHistory;
+use firn_core::types::{Term, TimelineKey};
 use firn_core::wire::postgres::message::{ColumnType, Encode, Frontend, MessageError};
 use firn_core::wire::postgres::startup::StartupParameters;
 use thiserror::Error;
@@ -228,6 +229,15 @@ impl Session {
                         Err(error) => answer.error_response(INTERNAL_ERROR, &error.to_string()),
                     }
                 }
+                Ok((Command::SetPostgresHistory { term, history }, key)) => {
+                    match self.set_postgres_history(key, term, &history).await {
+                        Ok(()) => answer.command_complete("SET_POSTGRES_HISTORY"),
+                        Err(text) => {
+                            failed = !simple;
+                            answer.error_response(INTERNAL_ERROR, &text);
+                        }
+                    }
+                }
                 Ok((Command::SetDatestyle, _)) => answer.command_complete("SELECT 1"),
                 Ok((Command::IdentifySystem, key)) => self.identify_system(key, &mut answer),
                 Ok((Command::TimelineStatus, key)) => self.timeline_status(key, &mut answer),
@@ -253,6 +263,17 @@ impl Session {
         let timeline_id = self.parameters.timeline_id.ok_or("timelineid is required")?;
         grant.check_tenant(tenant_id).map_err(|error| error.to_string())?;
         Ok((command, TimelineKey { tenant_id, timeline_id }))
+    }
+
+    async fn set_postgres_history(
+        &self,
+        key: TimelineKey,
+        term: Term,
+        history: &PostgresHistory,
+    ) -> Result<(), String> {
+        let timeline = self.shard.timeline(key).map_err(|error| error.to_string())?;
+        let set = timeline.set_postgres_history(term, history).await;
+        set.map_err(|error| error.to_string())
     }
 
     fn identify_system(&self, key: TimelineKey, answer: &mut Vec<u8>) {

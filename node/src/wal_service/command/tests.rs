@@ -1,3 +1,6 @@
+use firn_core::consensus::postgres_history::PostgresSwitch;
+use firn_core::types::PostgresTimeline;
+
 use super::*;
 
 fn push(protocol_version: u32, allow_timeline_creation: bool) -> Result<Command, CommandError> {
@@ -37,6 +40,20 @@ fn replication_forms() {
         replication(0x173_6DF0, Some(17))
     );
     assert!(parse("START_REPLICATION PHYSICAL 0/1736DF0 (term='x')").is_err());
+}
+
+#[test]
+fn a_history_comes_back() {
+    let switch =
+        |timeline, lsn| PostgresSwitch { timeline: PostgresTimeline(timeline), lsn: Lsn(lsn) };
+    let history = PostgresHistory(vec![switch(1, 0), switch(3, 0x200_0100)]);
+    let text = set_postgres_history(Term(5), &history);
+    assert_eq!(
+        text,
+        r#"SET_POSTGRES_HISTORY (term='5') [{"timeline":1,"lsn":"0/0"},{"timeline":3,"lsn":"0/2000100"}]"#
+    );
+    assert_eq!(parse(&text), Ok(Command::SetPostgresHistory { term: Term(5), history }));
+    assert!(parse("SET_POSTGRES_HISTORY (term='5') [{}]").is_err());
 }
 
 #[test]
