@@ -8,6 +8,8 @@
 
 pub mod acceptor;
 pub mod change;
+#[cfg(test)]
+mod cluster_tests;
 pub mod membership;
 pub mod postgres_history;
 pub mod proposer;

@@ -10,7 +10,7 @@ use crate::types::{Lsn, PostgresTimeline};
 pub const SWITCHES_MAX: usize = 1024;
 
 /// The Postgres timeline `timeline` begins at `lsn`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct PostgresSwitch {
     /// The timeline that begins.
     pub timeline: PostgresTimeline,
@@ -37,7 +37,7 @@ pub enum PostgresHistoryError {
 
 /// The starts of all Postgres timelines of a log, oldest first: timelines increase strictly, positions never decrease.
 /// Empty = everything belongs to timeline 1.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct PostgresHistory(pub Vec<PostgresSwitch>);
 

@@ -8,7 +8,7 @@ use crate::types::{Lsn, PostgresVersion, SystemId, Term};
 
 /// One timeline's state, as the effect of its changes in order. Two copies live on a node: the acceptor's, which runs
 /// ahead of the disk, and the journal's, which holds only what is durable and goes into snapshots.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct TimelineState {
     /// The acceptors of this timeline, as far as this one knows.
     pub membership: Membership,

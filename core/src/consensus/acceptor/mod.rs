@@ -141,6 +141,16 @@ impl Acceptor {
         self.state.term_history.cut_at(self.flush_lsn()).last_term()
     }
 
+    /// Everything that decides what this acceptor does next, for comparing two of them. Of the scanner only positions:
+    /// the rest follows from the log.
+    #[cfg(test)]
+    pub(in crate::consensus) fn essence(&self) -> impl std::hash::Hash + Eq + '_ {
+        let scanner = self.scanner.as_ref().map(|s| (s.position(), s.record_end()));
+        let pending = self.elections - self.durable.elections;
+        let durable = (self.durable.record_end_lsn, self.durable.commit_lsn, pending);
+        (&self.state, scanner, self.commit_lsn, self.peer_horizon_lsn, durable)
+    }
+
     fn generation(&self) -> Generation {
         self.state.membership.generation
     }

@@ -48,7 +48,7 @@ impl<'a> Changes<'a> {
 }
 
 /// How much of the log is durable when the changes of a step are. Opaque: it goes back to the acceptor that made it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Mark {
     pub(super) elections: u64,
     pub(super) record_end_lsn: Lsn,
