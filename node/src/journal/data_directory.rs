@@ -94,6 +94,7 @@ async fn change_shards(
         let state = share_of(&states, index as u32, shards);
         write_first_snapshot(runtime, data, *journal, &state, &uses).await?;
     }
+    marks::hit("journal.layout_about_to_switch");
     write_layout(runtime, data, &new).await?;
     marks::hit("journal.layout_switched");
     tracing::info!(epoch = new.epoch, shards, "the data directory's number of shards was changed");

@@ -28,6 +28,9 @@ pub enum JournalError {
     /// The ring is full of live WAL, and there is no room to move it to.
     #[error("journal is full: the disk has no room for the WAL that must be kept")]
     Full,
+    /// The ring has no room at this moment; await `ready` first.
+    #[error("journal has no room for WAL at this moment")]
+    NotReady,
     /// More is queued than the bound allows; await `ready` first.
     #[error("journal queue holds {found} bytes, expected at most {expected}")]
     QueueFull {

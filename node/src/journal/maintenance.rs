@@ -111,6 +111,7 @@ async fn free_and(shared: &Shared, snapshot: &mut Option<Taken>, end: Round) -> 
                     shared.poison("remove an old snapshot", error);
                     return Round::Poisoned;
                 }
+                snapshots::keep_reserve(shared, taken.file_bytes).await;
                 *snapshot = Some(taken);
                 shared.room.notify_all();
             }

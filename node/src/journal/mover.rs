@@ -42,7 +42,7 @@ impl From<JournalError> for MoveError {
     fn from(error: JournalError) -> MoveError {
         match error {
             JournalError::Poisoned(_) => MoveError::Poisoned,
-            JournalError::Full | JournalError::QueueFull { .. } => {
+            JournalError::Full | JournalError::NotReady | JournalError::QueueFull { .. } => {
                 MoveError::Full(error.to_string())
             }
             error => MoveError::Unreadable(error),
@@ -179,6 +179,7 @@ async fn move_to_files(
             recheck_cut_pieces(shared, load, begin..end).await?;
             let mut wal = vec![0; (end - begin) as usize];
             read_ring(shared, segment, load.key, begin..end, &mut wal).await?;
+            marks::hit("journal.moving");
             let (_, file) = at_file.as_ref().expect("opened above");
             let offset = begin.0 % u64::from(load.segment_size_bytes);
             write_unaligned(file, offset, &wal).await.map_err(|error| io_error(shared, error))?;

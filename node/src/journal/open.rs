@@ -172,6 +172,7 @@ pub(super) async fn recover(found: &Found) -> Result<Recovered, OpenError> {
     let failed = |error| OpenError::Recovery { directory: directory.clone(), error };
     let mut recovery = Recovery::new(found.input.clone()).map_err(failed)?;
     while let Some(file) = recovery.wanted() {
+        firn_core::marks::hit("journal.recovering");
         let bytes = read_whole(&found.files[file as usize].1).await?;
         recovery.segment(&bytes).map_err(failed)?;
     }
@@ -270,13 +271,18 @@ fn sort_files(
     // Counted from this life's first segment: its first snapshot is taken at once.
     let mut ring = Ring { foreign, snapshot_place: recovered.next_place, ..Ring::default() };
     let mut unused = Vec::new();
-    let live = recovered.state.segments();
+    // The snapshot goes on to need what it lists, also where the frames behind it moved that WAL elsewhere.
+    let mut needed = recovered.state.segments();
+    let snapshot = found.input.snapshot.as_ref();
+    needed.extend(
+        snapshot.iter().flat_map(|found| &found.head.segments).map(|listed| listed.segment),
+    );
     let mut in_use = BTreeMap::new();
     for (place, SegmentUse { file, header }) in &recovered.segments {
         let segment = SegmentPlace { journal: header.journal, place: *place };
         let counts = recovered.segment_ends.get(&segment).copied();
         let replayed = *place >= recovered.replay_place;
-        if let Some(end_offset_bytes) = counts.filter(|_| replayed || live.contains(&segment)) {
+        if let Some(end_offset_bytes) = counts.filter(|_| replayed || needed.contains(&segment)) {
             in_use.insert(*file, (*header, end_offset_bytes));
         }
     }

@@ -60,9 +60,10 @@ impl JournalOptions {
         (self.frame_bytes_max + BLOCK_BYTES) as u64
     }
 
-    /// Room in the ring that only votes, terms, positions and moves may use: one segment.
+    /// Room in the ring that only votes, terms, positions and moves may use: one segment that they fill while the other,
+    /// which holds nothing that must be kept once a snapshot has its effects, is being freed.
     pub(super) fn reserve_bytes(&self) -> u64 {
-        self.segment_bytes
+        2 * self.segment_bytes
     }
 
     /// Panics when the sizes do not fit together.
@@ -72,7 +73,7 @@ impl JournalOptions {
         assert!(self.frame_bytes_max.is_multiple_of(BLOCK_BYTES));
         assert!((BLOCK_BYTES..=FRAME_BYTES_MAX).contains(&self.frame_bytes_max));
         assert!(self.segment_bytes >= 2 * self.close_below_bytes() + BLOCK_BYTES as u64);
-        // One that is open, two that replay may need behind a snapshot, one being freed, one in reserve.
-        assert!(self.segments_max >= 5, "a ring has at least five segments");
+        // One that is open, two that replay may need behind a snapshot, one being freed, two in reserve.
+        assert!(self.segments_max >= 6, "a ring has at least six segments");
     }
 }

@@ -203,9 +203,9 @@ impl Shared {
                 return Err(JournalError::QueueFull { expected, found });
             }
             if !self.has_room() {
-                firn_core::marks::hit("journal.full");
                 self.wake_maintenance.notify_all();
-                return Err(JournalError::Full);
+                let stuck = self.stuck.get();
+                return Err(if stuck { JournalError::Full } else { JournalError::NotReady });
             }
         }
         let ticket = self.queue.borrow_mut().push(entry);

@@ -7,6 +7,7 @@ use firn_core::journal::entry::{Entry, SnapshotName};
 use firn_core::journal::snapshot::{ListedSegment, Position, SnapshotBuilder, SnapshotHead};
 use firn_core::journal::state::ShardState;
 use firn_core::journal::wal_place::{SegmentPlace, WalPlace};
+use firn_core::marks;
 use firn_core::types::Id;
 
 use super::reader::file_name;
@@ -18,6 +19,11 @@ const TIMELINES_PER_SLICE: usize = 64;
 
 /// Bytes per write.
 const WRITE_BYTES: usize = 256 << 10;
+
+/// Room kept for a snapshot on a full disk.
+const RESERVE: &str = "RESERVE";
+/// Its size changes in such steps: a snapshot of some thousand timelines.
+const RESERVE_STEP_BYTES: u64 = 1 << 20;
 
 pub(super) const SNAPSHOT_PREFIX: &str = "SNAPSHOT-";
 
@@ -32,6 +38,7 @@ pub(super) struct Taken {
     pub(super) segments: BTreeSet<SegmentPlace>,
     pub(super) wal_files: BTreeSet<WalFile>,
     pub(super) name: String,
+    pub(super) file_bytes: u64,
 }
 
 /// Why there is no snapshot.
@@ -71,7 +78,7 @@ pub(super) async fn take(shared: &Shared) -> Result<Option<Taken>, SnapshotError
     drop(state);
     let (bytes, snapshot) = builder.finish();
     let name = snapshot_name(covers_through);
-    write(shared, &name, &bytes).await.map_err(|error| {
+    write_on_full_disk(shared, &name, &bytes).await.map_err(|error| {
         if error.kind() == io::ErrorKind::StorageFull {
             return SnapshotError::Full(error.to_string());
         }
@@ -79,7 +86,7 @@ pub(super) async fn take(shared: &Shared) -> Result<Option<Taken>, SnapshotError
         SnapshotError::Poisoned
     })?;
     announce(shared, snapshot).await?;
-    Ok(Some(Taken { position, segments, wal_files, name }))
+    Ok(Some(Taken { position, segments, wal_files, name, file_bytes: snapshot.file_bytes }))
 }
 
 /// Every segment that the snapshot needs, with the use of its file and where its frames that count end.
@@ -109,6 +116,38 @@ pub(super) fn wal_files(shared: &Shared, state: &ShardState) -> BTreeSet<WalFile
     files
 }
 
+/// Gives up the reserve when the disk is full: without snapshots the ring could not free even what votes fill.
+async fn write_on_full_disk(shared: &Shared, name: &str, bytes: &[u8]) -> io::Result<()> {
+    match write(shared, name, bytes).await {
+        Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+            marks::hit("journal.snapshot_from_reserve");
+            match shared.runtime.remove_file(shared.path(RESERVE)).await {
+                Err(missing) if missing.kind() == io::ErrorKind::NotFound => return Err(error),
+                removed => removed?,
+            }
+            write(shared, name, bytes).await
+        }
+        written => written,
+    }
+}
+
+/// Keeps room for the next snapshot, once the one before the last is gone. As good as the disk allows.
+pub(super) async fn keep_reserve(shared: &Shared, snapshot_bytes: u64) {
+    let wanted = (2 * snapshot_bytes).next_multiple_of(RESERVE_STEP_BYTES);
+    let path = shared.path(RESERVE);
+    let made = async {
+        let file = shared.runtime.open(&path, OpenOptions::read_write().create()).await?;
+        if file.len().await? < wanted {
+            file.fallocate(0, wanted).await?;
+        }
+        io::Result::Ok(())
+    };
+    if made.await.is_err() {
+        // Half a reserve is none, and takes room from those that ask for it next.
+        let _ = shared.runtime.remove_file(&path).await;
+    }
+}
+
 async fn write(shared: &Shared, name: &str, bytes: &[u8]) -> io::Result<()> {
     let path = shared.path(name);
     let options = OpenOptions::read_write().create().truncate();
@@ -121,6 +160,7 @@ async fn write(shared: &Shared, name: &str, bytes: &[u8]) -> io::Result<()> {
             return Err(error);
         }
         at += part.len() as u64;
+        marks::hit("journal.snapshot_being_written");
         shared.runtime.yield_now().await;
     }
     file.fdatasync().await?;

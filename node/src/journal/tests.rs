@@ -1,5 +1,8 @@
 //! The journal on the real ring and a real file system. What crashes and faults do is in the simulated tests.
 
+mod crash;
+mod faults;
+mod model;
 mod workload;
 
 use std::path::Path;
