@@ -44,10 +44,12 @@ pub use mailbox::{
     oneshot,
 };
 pub use network::{Listener, RawStream, Stream};
-pub use options::RuntimeOptions;
+pub use options::{CoresParseError, RuntimeOptions, parse_cores};
 pub use shared::Runtime;
 pub use time::MonotonicTime;
-pub use uring::{ShardPanicked, Shards, block_on, block_on_with, start_shards};
+pub use uring::{
+    Checked, ShardPanicked, Shards, StartError, block_on, block_on_with, check_start, start_shards,
+};
 
 #[cfg(test)]
 mod tests;

@@ -22,3 +22,35 @@ impl Default for RuntimeOptions {
         Self { shards: 1, cores: Vec::new(), spin: Duration::ZERO, device: Device::Real }
     }
 }
+
+/// Highest core number that a list may name: what the kernel's own masks hold.
+const CORE_MAX: usize = 1023;
+
+/// A text that is not a list of cores.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("invalid list of cores {0:?}: expected numbers and ranges up to {CORE_MAX}, as 0-3,6")]
+pub struct CoresParseError(String);
+
+/// Reads a list of cores as `0-3,6`.
+///
+/// # Errors
+/// If it is not one, or names a core over 1023.
+pub fn parse_cores(text: &str) -> Result<Vec<usize>, CoresParseError> {
+    let error = || CoresParseError(text.to_string());
+    let number = |text: &str| {
+        let core: usize = text.parse().map_err(|_| error())?;
+        if core <= CORE_MAX { Ok(core) } else { Err(error()) }
+    };
+    let mut cores = Vec::new();
+    for part in text.split(',') {
+        let (first, last) = match part.split_once('-') {
+            Some((first, last)) => (number(first)?, number(last)?),
+            None => (number(part)?, number(part)?),
+        };
+        if first > last {
+            return Err(error());
+        }
+        cores.extend(first..=last);
+    }
+    Ok(cores)
+}

@@ -1,11 +1,15 @@
 //! The default implementation: one io_uring per shard, run by the shard's own thread.
 //!
 //! Read `reactor.rs` first (operations in flight, the one enter per loop), then `prepare.rs` (operation to ring entry,
-//! the only unsafe part), `shard.rs` (the loop).
+//! the only unsafe part), `shard.rs` (the loop), `checks.rs` (what the machine must offer).
 
+#![allow(clippy::disallowed_types, reason = "this is the place of io_uring")]
+
+mod checks;
 mod prepare;
 mod reactor;
 mod shard;
 
+pub use checks::{Checked, StartError, check_start};
 pub(super) use reactor::Reactor;
 pub use shard::{ShardPanicked, Shards, block_on, block_on_with, start_shards};

@@ -37,6 +37,18 @@ pub struct Reactor {
     in_flight: InFlightTable<Prepared>,
     wake_descriptor: Arc<OwnedFd>,
     enters: Cell<u64>,
+    setup: Setup,
+}
+
+/// How the kernel runs completions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Setup {
+    /// When the shard asks for them (SINGLE_ISSUER, DEFER_TASKRUN: Linux 6.1).
+    Deferred,
+    /// When the shard enters the kernel anyway (COOP_TASKRUN: Linux 5.19).
+    Cooperative,
+    /// By interrupting it.
+    Plain,
 }
 
 impl std::fmt::Debug for Reactor {
@@ -59,16 +71,21 @@ impl Unpark for WakeEvent {
 impl Reactor {
     /// Sets the ring up with what the kernel offers. To be called on the thread that will use it.
     pub(super) fn new() -> io::Result<Reactor> {
-        let ring = new_ring()?;
+        let (ring, setup) = new_ring()?;
         let wake_descriptor = rustix::event::eventfd(0, EventfdFlags::CLOEXEC)?;
         let reactor = Reactor {
             ring: RefCell::new(ring),
             in_flight: InFlightTable::default(),
             wake_descriptor: Arc::new(wake_descriptor),
             enters: Cell::new(0),
+            setup,
         };
         reactor.arm_wake()?;
         Ok(reactor)
+    }
+
+    pub(super) fn setup(&self) -> Setup {
+        self.setup
     }
 
     pub(super) fn wake_event(&self) -> WakeEvent {
@@ -194,7 +211,7 @@ impl Reactor {
 }
 
 /// A ring of one issuer whose completions run when it asks for them; less where the kernel offers less.
-fn new_ring() -> io::Result<IoUring> {
+fn new_ring() -> io::Result<(IoUring, Setup)> {
     let base = || {
         let mut builder = IoUring::builder();
         builder.setup_cqsize(COMPLETION_ENTRIES).setup_clamp();
@@ -202,11 +219,15 @@ fn new_ring() -> io::Result<IoUring> {
     };
     let mut deferred = base();
     deferred.setup_single_issuer().setup_defer_taskrun().setup_taskrun_flag();
+    if let Ok(ring) = deferred.build(SUBMISSION_ENTRIES) {
+        return Ok((ring, Setup::Deferred));
+    }
     let mut cooperative = base();
     cooperative.setup_coop_taskrun().setup_taskrun_flag();
-    let first = deferred.build(SUBMISSION_ENTRIES);
-    let second = first.or_else(|_| cooperative.build(SUBMISSION_ENTRIES));
-    second.or_else(|_| base().build(SUBMISSION_ENTRIES))
+    if let Ok(ring) = cooperative.build(SUBMISSION_ENTRIES) {
+        return Ok((ring, Setup::Cooperative));
+    }
+    Ok((base().build(SUBMISSION_ENTRIES)?, Setup::Plain))
 }
 
 fn interrupted(error: &io::Error) -> bool {
