@@ -6,6 +6,7 @@ pub mod auth;
 pub mod config;
 pub mod control;
 pub mod journal;
+pub mod latencies;
 pub mod relay;
 pub mod runtime;
 pub mod shard;

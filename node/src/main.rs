@@ -13,7 +13,7 @@ use firn_node::config::arguments::RunArguments;
 use firn_node::control::server::{self, ControlState};
 use firn_node::journal::JournalOptions;
 use firn_node::relay::options::RelayArguments;
-use firn_node::runtime::{Device, RuntimeOptions, block_on, start_shards};
+use firn_node::runtime::{Checked, Device, RuntimeOptions, block_on, check_start, start_shards};
 use firn_node::shard::node::{NodeOptions, ShardStarts, prepare, run_shard};
 use tracing_subscriber::EnvFilter;
 
@@ -86,11 +86,18 @@ fn run(arguments: RunArguments) -> anyhow::Result<()> {
         auth_token: arguments.auth_token.clone(),
         journal: JournalOptions::default(),
     };
-    let (starts, starting) = prepare(options, shards);
-    let starts = ShardStarts::new(starts);
     let cores = arguments.cores.clone().map(|list| list.0).unwrap_or_default();
     let device = if arguments.volatile { Device::Volatile } else { Device::Real };
     let runtime = RuntimeOptions { shards, cores, device, ..RuntimeOptions::default() };
+    std::fs::create_dir_all(&arguments.data).with_context(|| {
+        format!("data directory {} cannot be written", arguments.data.display())
+    })?;
+    let Checked { options: runtime, degraded } = check_start(&runtime, &arguments.data)?;
+    for line in degraded {
+        tracing::warn!("{line}");
+    }
+    let (starts, starting) = prepare(options, shards);
+    let starts = ShardStarts::new(starts);
     let running = start_shards(&runtime, move |runtime| {
         let start = starts.take(runtime.shard_index());
         run_shard(runtime, start)

@@ -8,6 +8,8 @@ use clap::{Args, ValueEnum};
 use firn_core::types::NodeId;
 use thiserror::Error;
 
+use crate::runtime::{CoresParseError, parse_cores};
+
 /// Most shards of a node: file names and metrics are made for three digits.
 pub const SHARDS_MAX: usize = 256;
 
@@ -146,22 +148,9 @@ fn parse_node_id(text: &str) -> Result<NodeId, String> {
 }
 
 impl FromStr for CoreList {
-    type Err = String;
-    fn from_str(text: &str) -> Result<CoreList, String> {
-        let error = || format!("{text:?} is not a list of cores: expected a form as 0,2-5");
-        let number = |digits: &str| digits.parse::<usize>().map_err(|_| error());
-        let mut cores = Vec::new();
-        for part in text.split(',') {
-            let (first, last) = match part.split_once('-') {
-                Some((first, last)) => (number(first)?, number(last)?),
-                None => (number(part)?, number(part)?),
-            };
-            if first > last || last - first >= SHARDS_MAX || cores.len() >= SHARDS_MAX {
-                return Err(error());
-            }
-            cores.extend(first..=last);
-        }
-        Ok(CoreList(cores))
+    type Err = CoresParseError;
+    fn from_str(text: &str) -> Result<CoreList, CoresParseError> {
+        parse_cores(text).map(CoreList)
     }
 }
 

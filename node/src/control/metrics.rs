@@ -104,6 +104,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::latencies::Latencies;
     use crate::shard::metrics::ShardMetrics;
 
     #[test]
@@ -111,8 +112,9 @@ mod tests {
         let shards = (0..2).map(|shard| {
             let metrics = ShardMetrics::default();
             metrics.counters.append_bytes.add(shard as u64 + 5);
-            metrics.stage(Stage::Device).record(Duration::from_micros(150));
-            metrics.snapshot(shard)
+            let (queue, device) = (Latencies::default(), Latencies::default());
+            device.record(Duration::from_micros(150));
+            metrics.snapshot(shard, &queue, &device)
         });
         let mut registry = Registry::with_prefix("firn");
         registry.register_collector(Box::new(Scrape(shards.collect())));

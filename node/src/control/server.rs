@@ -1,4 +1,9 @@
 //! The control thread: one single-threaded tokio that serves the HTTP port.
+#![expect(
+    clippy::disallowed_types,
+    clippy::disallowed_methods,
+    reason = "this is the control thread: tokio lives here, outside of the simulator"
+)]
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -60,13 +65,11 @@ pub fn start(listener: TcpListener, state: ControlState) -> io::Result<JoinHandl
             }
         });
     };
-    #[expect(clippy::disallowed_methods, reason = "the control thread is outside of the simulator")]
     std::thread::Builder::new().name("control".to_string()).spawn(serving)
 }
 
 /// The wall clock of this machine, in microseconds since 1970.
 pub fn unix_time_us() -> i64 {
-    #[expect(clippy::disallowed_methods, reason = "the control thread is outside of the simulator")]
     let now = std::time::SystemTime::now();
     let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_micros()).unwrap_or(i64::MAX)

@@ -25,9 +25,12 @@ pub(super) fn start(shared: &Rc<Shared>) -> Vec<Task<()>> {
 
 async fn lane(shared: Rc<Shared>) {
     while let Some(work) = shared.next_work().await {
+        let started = shared.runtime.now();
+        shared.note_formed(started);
         // More may be waiting than this one write takes.
         shared.wake_lane();
         let (result, buffer) = work.file.write_durable_at(work.buffer, work.offset_bytes).await;
+        shared.device_latencies.record(shared.runtime.now() - started);
         match result {
             Ok(()) => shared.complete(work.number, buffer),
             Err(error) => shared.poison(work.stage, error),

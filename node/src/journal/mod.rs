@@ -51,6 +51,7 @@ pub use options::JournalOptions;
 pub use progress::Ticket;
 pub use reader::READ_BYTES_MAX;
 
+use crate::latencies::Latencies;
 use crate::runtime::{Runtime, Task};
 use shared::Shared;
 
@@ -255,6 +256,11 @@ impl Journal {
             cannot_free: self.shared.stuck.get(),
             poison: self.shared.check_poison().err().map(|error| error.to_string()),
         }
+    }
+
+    /// How long frames waited to be formed, and how long their writes took.
+    pub fn latencies(&self) -> (&Latencies, &Latencies) {
+        (&self.shared.queue_latencies, &self.shared.device_latencies)
     }
 
     /// Ends the journal's tasks. Everybody who still waits is refused; what was not acknowledged may be lost.

@@ -22,8 +22,9 @@ use super::options::JournalOptions;
 use super::progress::{Ticket, Waiters};
 use super::queue::Queue;
 use super::ring::{Holds, Ring, Spare};
+use crate::latencies::Latencies;
 use crate::runtime::sync::Notify;
-use crate::runtime::{Buffer, Runtime};
+use crate::runtime::{Buffer, MonotonicTime, Runtime};
 
 /// Durable frames kept in memory for readers that follow the tail; as their buffers come back, new frames use them.
 const RECENT_FRAMES: usize = 16;
@@ -48,6 +49,12 @@ pub(super) struct Shared {
     pub(super) directory: PathBuf,
     pub(super) state: RefCell<ShardState>,
     pub(super) queue: RefCell<Queue>,
+    /// When the first entry in the queue came.
+    queued_since: Cell<Option<MonotonicTime>>,
+    /// From a frame's first entry until it goes to the device.
+    pub(super) queue_latencies: Latencies,
+    /// From there until the write is durable.
+    pub(super) device_latencies: Latencies,
     pub(super) log: RefCell<Log>,
     pub(super) ring: RefCell<Ring>,
     pub(super) indexes: RefCell<BTreeMap<SegmentPlace, Rc<RefCell<SegmentIndex>>>>,
@@ -97,6 +104,9 @@ impl Shared {
             directory: parts.directory,
             state: RefCell::new(parts.state),
             queue: RefCell::new(parts.queue),
+            queued_since: Cell::new(None),
+            queue_latencies: Latencies::default(),
+            device_latencies: Latencies::default(),
             log: RefCell::new(parts.log),
             ring: RefCell::new(parts.ring),
             indexes: RefCell::default(),
@@ -208,6 +218,9 @@ impl Shared {
                 return Err(if stuck { JournalError::Full } else { JournalError::NotReady });
             }
         }
+        if self.queue.borrow().is_empty() {
+            self.queued_since.set(Some(self.runtime.now()));
+        }
         let ticket = self.queue.borrow_mut().push(entry);
         self.entries.set(self.entries.get() + 1);
         self.wake_lane();
@@ -223,6 +236,15 @@ impl Shared {
         let lane = self.idle_lanes.borrow_mut().pop();
         if let Some(lane) = lane {
             lane.wake();
+        }
+    }
+
+    /// A frame was formed: how long its first entry waited.
+    pub(super) fn note_formed(&self, now: MonotonicTime) {
+        // What did not fit into the frame waits for the next from now on.
+        let left = (!self.queue.borrow().is_empty()).then_some(now);
+        if let Some(since) = self.queued_since.replace(left) {
+            self.queue_latencies.record(now - since);
         }
     }
 

@@ -66,7 +66,8 @@ pub(super) async fn serve(shard: Shard, mut mailbox: Mailbox<Request>) {
             }
             Request::List(reply) => answer(reply, Ok(shard.keys())),
             Request::Metrics(reply) => {
-                answer(reply, Ok(shard.metrics().snapshot(shard.number())));
+                let (queue, device) = shard.journal().latencies();
+                answer(reply, Ok(shard.metrics().snapshot(shard.number(), queue, device)));
             }
             Request::Status(key, reply) => {
                 let status = shard.timeline(key).map(|timeline| timeline.status());

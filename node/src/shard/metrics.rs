@@ -3,15 +3,11 @@
 //! All names, units and meanings of a node's metrics are in this file. There is one series per shard, never one per
 //! tenant, timeline or connection, so a node with any number of timelines has the same number of series.
 
-use std::cell::{Cell, RefCell};
-use std::time::Duration;
+use std::cell::Cell;
 
 use hdrhistogram::Histogram;
 
-/// Longest latency that is told apart, in nanoseconds: a minute; longer ones count as this.
-const LATENCY_MAX_NS: u64 = 60_000_000_000;
-/// Two digits: 1 % precision in a few tens of KiB.
-const LATENCY_DIGITS: u8 = 2;
+use crate::latencies::Latencies;
 
 /// Whether a figure only grows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -112,11 +108,11 @@ impl Count {
 pub enum Stage {
     /// From the receive's completion until the journal has queued the change.
     Receive,
-    /// From there until the frame goes to the device.
+    /// From the first change that goes into a frame until the frame goes to the device. One per frame.
     Queue,
-    /// From there until the frame is durable.
+    /// From there until the frame is durable. One per frame.
     Device,
-    /// From there until the answer is handed to the socket.
+    /// From when a change is known to be durable until its answer was sent.
     Reply,
 }
 
@@ -135,52 +131,21 @@ impl Stage {
     }
 }
 
-/// Latencies in nanoseconds.
-#[derive(Debug)]
-pub struct Latencies(RefCell<Histogram<u64>>);
-
-impl Default for Latencies {
-    fn default() -> Self {
-        Latencies(RefCell::new(new_histogram()))
-    }
-}
-
-impl Latencies {
-    /// Counts one duration.
-    pub fn record(&self, duration: Duration) {
-        let nanoseconds = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
-        self.0.borrow_mut().saturating_record(nanoseconds.max(1));
-    }
-
-    /// A copy for a scrape.
-    pub fn snapshot(&self) -> Histogram<u64> {
-        self.0.borrow().clone()
-    }
-}
-
-/// An empty histogram with the bounds that all of them have.
-pub fn new_histogram() -> Histogram<u64> {
-    Histogram::new_with_bounds(1, LATENCY_MAX_NS, LATENCY_DIGITS)
-        .expect("the bounds are constants in order")
-}
-
 /// Everything that one shard measures.
 #[derive(Debug, Default)]
 pub struct ShardMetrics {
     /// Counters and gauges.
     pub counters: Counters,
-    stages: [Latencies; Stage::ALL.len()],
+    /// [`Stage::Receive`].
+    pub receive: Latencies,
+    /// [`Stage::Reply`].
+    pub reply: Latencies,
 }
 
 impl ShardMetrics {
-    /// The histogram of a stage.
-    pub fn stage(&self, stage: Stage) -> &Latencies {
-        &self.stages[stage as usize]
-    }
-
-    /// A copy for a scrape.
-    pub fn snapshot(&self, shard: usize) -> ShardFigures {
-        let stages = Stage::ALL.map(|stage| self.stage(stage).snapshot());
+    /// A copy for a scrape, with what the shard's journal has timed.
+    pub fn snapshot(&self, shard: usize, queue: &Latencies, device: &Latencies) -> ShardFigures {
+        let stages = [&self.receive, queue, device, &self.reply].map(Latencies::snapshot);
         ShardFigures { shard, figures: self.counters.figures(), stages }
     }
 }
@@ -198,6 +163,8 @@ pub struct ShardFigures {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -206,9 +173,10 @@ mod tests {
         metrics.counters.append_bytes.add(7);
         metrics.counters.connections.increment();
         metrics.counters.connections.decrement();
-        metrics.stage(Stage::Device).record(Duration::from_micros(100));
-        metrics.stage(Stage::Device).record(Duration::from_secs(100_000));
-        let snapshot = metrics.snapshot(3);
+        let (queue, device) = (Latencies::default(), Latencies::default());
+        device.record(Duration::from_micros(100));
+        device.record(Duration::from_secs(100_000));
+        let snapshot = metrics.snapshot(3, &queue, &device);
         let value =
             |name| snapshot.figures.iter().find(|figure| figure.name == name).unwrap().value;
         assert_eq!((value("append_bytes"), value("connections")), (7, 0));

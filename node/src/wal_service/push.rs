@@ -18,7 +18,6 @@ use futures_util::future::join;
 use crate::journal::JournalError;
 use crate::runtime::{MonotonicTime, Stream};
 use crate::shard::Shard;
-use crate::shard::metrics::Stage;
 use crate::shard::timeline::{ProposerEntry, Timeline};
 use crate::wal_service::connections::Place;
 use crate::wal_service::receive::{ReceiveError, Received};
@@ -151,8 +150,8 @@ impl Receiving<'_> {
                 let payload = copy_data(Frontend::from_message(message).map_err(failed)?)?;
                 let message = ProposerMessage::decode(version, payload).map_err(failed)?;
                 self.handle(timeline, entry, queue, &message).await?;
-                let stage = self.shard.metrics().stage(Stage::Receive);
-                stage.record(self.shard.runtime().now() - received_at);
+                let took = self.shard.runtime().now() - received_at;
+                self.shard.metrics().receive.record(took);
             }
             Ok(())
         }
@@ -196,12 +195,7 @@ impl Receiving<'_> {
             tracing::info!(term = %vote.term, given = vote.vote_given, "vote");
         }
         queue
-            .push(Waiting {
-                reply: stepped.reply,
-                mark: stepped.mark,
-                ticket: stepped.ticket,
-                queued_at: self.shard.runtime().now(),
-            })
+            .push(Waiting { reply: stepped.reply, mark: stepped.mark, ticket: stepped.ticket })
             .await;
         Ok(())
     }
@@ -264,8 +258,7 @@ async fn answer_all(
                 let _ = stream.shutdown(std::net::Shutdown::Both).await;
             }
             if let Some(durable_at) = durable_at {
-                let stage = shard.metrics().stage(Stage::Reply);
-                stage.record(shard.runtime().now() - durable_at);
+                shard.metrics().reply.record(shard.runtime().now() - durable_at);
             }
         }
         answers.clear();
@@ -302,9 +295,7 @@ impl Answering<'_> {
             }
             let next = queue.pop().expect("only this half takes answers");
             if next.mark.is_some() {
-                let now = self.shard.runtime().now();
-                self.shard.metrics().stage(Stage::Device).record(now - next.queued_at);
-                durable_at = Some(now);
+                durable_at = Some(self.shard.runtime().now());
             }
             match next.reply {
                 Reply::None => {}

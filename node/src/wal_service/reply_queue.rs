@@ -10,7 +10,6 @@ use firn_core::consensus::acceptor::{Mark, Reply, When};
 use firn_core::wire::walproposer::PageserverFeedback;
 
 use crate::journal::Ticket;
-use crate::runtime::MonotonicTime;
 use crate::runtime::sync::Notify;
 
 /// Messages of one proposer that may wait for the journal: far more than fit into its frames in flight.
@@ -25,8 +24,6 @@ pub struct Waiting {
     pub mark: Option<Mark>,
     /// The last change that it waits for.
     pub ticket: Option<Ticket>,
-    /// When the journal had taken the changes.
-    pub queued_at: MonotonicTime,
 }
 
 /// What has to be durable before an answer is sent.
