@@ -16,7 +16,10 @@ fn main() -> Result<()> {
     };
     let version = WalVersion::from_major(major.parse()?).context("a version from 14 to 18")?;
     let mut store = data_directory::read(Path::new(base))?;
-    let settings = Settings { visible_moves_heap_lsn: std::env::var_os("CHECKSUMS").is_some() };
+    let settings = Settings {
+        visible_moves_heap_lsn: std::env::var_os("CHECKSUMS").is_some(),
+        ..Settings::default()
+    };
     let wal = Path::new(data).join("pg_wal");
     let mut report = replay::replay(&mut store, &wal, start.parse()?, version, settings)?;
     compare::compare(&store, &data_directory::read(Path::new(data))?, &mut report);

@@ -103,7 +103,7 @@ fn not_logged(access_method: u8, page: &PageBytes) -> bool {
 }
 
 /// Which resource manager's mask a page wants, by its special space.
-fn access_method(bytes: &PageBytes) -> u8 {
+pub fn access_method(bytes: &PageBytes) -> u8 {
     let u16_at = |at: usize| u16::from_le_bytes([bytes[at], bytes[at + 1]]);
     let last = u16_at(PAGE_BYTES - 2);
     match PAGE_BYTES - usize::from(u16_at(16)).min(PAGE_BYTES) {

@@ -74,7 +74,7 @@ pub fn run_pass(install: &PostgresInstall, pass: Pass) -> Result<Report> {
 
     let version = WalVersion::from_major(install.major).context("a version from 14 to 18")?;
     let mut store = data_directory::read(&base)?;
-    let settings = Settings { visible_moves_heap_lsn: pass.checksums };
+    let settings = Settings { visible_moves_heap_lsn: pass.checksums, ..Settings::default() };
     let wal = data.join("pg_wal");
     let mut report = replay::replay(&mut store, &wal, start, version, settings)?;
     compare::compare(&store, &data_directory::read(&data)?, &mut report);

@@ -86,6 +86,8 @@ pub enum Effect<'a> {
         multixact: u32,
         /// Index of its first member.
         offset: u32,
+        /// It is the next multixact's entry: late minor releases write it with this record, older ones with the next.
+        ahead: bool,
     },
     /// One member of a multixact.
     MultiXactMember {

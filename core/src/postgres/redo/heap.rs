@@ -1,8 +1,9 @@
 //! Heap: insert, delete, update, lock (PostgreSQL src/backend/access/heap/heapam_xlog.c, heapam_xlog.h).
 
+use super::heap_layout::{Layout, Update, Xmax};
 use super::heap_tuple::{HEADER_BYTES, HOT_UPDATED, HeapTuple, NewTuple, TupleId, set_prunable};
 use super::visibility_map::{self, ALL_BITS, ALL_FROZEN};
-use super::{Change, Effect, Touch};
+use super::{Change, Effect, Settings, Touch};
 use crate::postgres::bytes::{Misfit, Reader};
 use crate::postgres::page::{ALL_VISIBLE, Page};
 use crate::postgres::wal::{Fork, Record};
@@ -27,56 +28,38 @@ const UPDATE_SUFFIX: u8 = 0x40;
 const DELETE_IS_SUPER: u8 = 8;
 const DELETE_IS_PARTITION_MOVE: u8 = 16;
 
-/// xl_heap_delete and xl_heap_lock: the same fields.
-pub(super) struct Xmax {
-    pub xmax: u32,
-    pub offset: u16,
-    pub infobits: u8,
-    pub flags: u8,
-}
-
-impl Xmax {
-    pub fn parse(main: &[u8]) -> Result<Xmax, Misfit> {
-        let mut main = Reader::new(main);
-        Ok(Xmax { xmax: main.u32()?, offset: main.u16()?, infobits: main.u8()?, flags: main.u8()? })
-    }
-}
-
-/// xl_heap_update.
-struct Update {
-    old: Xmax,
-    new_xmax: u32,
-    new_offset: u16,
-}
-
-impl Update {
-    fn parse(main: &[u8]) -> Result<Update, Misfit> {
-        let old = Xmax::parse(main)?;
-        let mut main = Reader::new(main);
-        main.skip(8)?;
-        Ok(Update { old, new_xmax: main.u32()?, new_offset: main.u16()? })
-    }
-}
-
 /// Heap blocks whose visibility bits a record clears, with the bits: at most two.
 pub(super) type Clears = [Option<(u32, u8)>; 2];
 
-fn clears(record: &Record<'_>) -> Result<Clears, Misfit> {
+/// What a record of this or Neon's resource manager does, whatever its layout.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Operation {
+    Insert,
+    Delete,
+    Update { hot: bool },
+    Lock,
+}
+
+pub(super) fn clears(
+    record: &Record<'_>,
+    operation: Operation,
+    layout: Layout,
+) -> Result<Clears, Misfit> {
     let heap_block = |id| record.expect_block(id).map(|block| block.number());
     let main = record.main();
     let if_cleared = |flags: u8, bits| {
         Ok([if flags & CLEARED != 0 { Some((heap_block(0)?, bits)) } else { None }, None])
     };
-    match record.operation() & OPERATION_MASK {
-        INSERT => {
+    match operation {
+        Operation::Insert => {
             let mut main = Reader::new(main);
             main.u16()?;
             if_cleared(main.u8()?, ALL_BITS)
         }
-        DELETE => if_cleared(Xmax::parse(main)?.flags, ALL_BITS),
-        LOCK => if_cleared(Xmax::parse(main)?.flags, ALL_FROZEN),
-        UPDATE | HOT_UPDATE => {
-            let flags = Xmax::parse(main)?.flags;
+        Operation::Delete => if_cleared(layout.delete(main)?.flags, ALL_BITS),
+        Operation::Lock => if_cleared(layout.lock(main)?.flags, ALL_FROZEN),
+        Operation::Update { .. } => {
+            let flags = layout.update(main)?.old.flags;
             let new = heap_block(0)?;
             let old = record.block(1).map_or(new, |block| block.number());
             Ok([
@@ -84,15 +67,32 @@ fn clears(record: &Record<'_>) -> Result<Clears, Misfit> {
                 (flags & UPDATE_NEW_CLEARED != 0).then_some((new, ALL_BITS)),
             ])
         }
-        _ => Ok([None, None]),
+    }
+}
+
+fn operation(record: &Record<'_>) -> Option<Operation> {
+    match record.operation() & OPERATION_MASK {
+        INSERT => Some(Operation::Insert),
+        DELETE => Some(Operation::Delete),
+        UPDATE => Some(Operation::Update { hot: false }),
+        HOT_UPDATE => Some(Operation::Update { hot: true }),
+        LOCK => Some(Operation::Lock),
+        _ => None,
     }
 }
 
 pub(super) fn effects<'a>(
     record: &Record<'a>,
+    settings: Settings,
     emit: &mut dyn FnMut(Effect<'a>),
 ) -> Result<(), Misfit> {
-    emit_clears(record, clears(record)?, emit)
+    match operation(record) {
+        Some(operation) => {
+            let clears = clears(record, operation, Layout::of_heap(record, settings))?;
+            emit_clears(record, clears, emit)
+        }
+        None => Ok(()),
+    }
 }
 
 /// Late minors of 17 and 18 refer to the map page instead: then that reference is the effect.
@@ -127,36 +127,49 @@ pub(super) fn redo_clears(clears: Clears, change: &Change<'_>, page: &mut Page<'
 
 pub(super) fn redo(change: &Change<'_>, page: &mut Page<'_>) -> Result<Touch, Misfit> {
     let record = change.record;
-    if change.block.tag().fork == Fork::VisibilityMap {
-        return Ok(redo_clears(clears(record)?, change, page));
+    if let Some(operation) = operation(record) {
+        let layout = Layout::of_heap(record, change.settings);
+        return redo_operation(change, page, operation, layout);
     }
-    let operation = record.operation() & OPERATION_MASK;
-    match (operation, change.block.id()) {
-        (INSERT, 0) => insert(change, page),
-        (DELETE, 0) => delete(change, page),
-        (UPDATE | HOT_UPDATE, 0 | 1) => update(change, page, operation == HOT_UPDATE),
+    match (record.operation() & OPERATION_MASK, change.block.id()) {
         (TRUNCATE, _) => Ok(Touch::Unchanged),
         (CONFIRM, 0) => confirm(change, page),
-        (LOCK, 0) => lock(change, page),
         (INPLACE, 0) => inplace(change, page),
         (_, id) => Err(Misfit::new("a block that the record changes", id.into())),
     }
 }
 
-fn insert(change: &Change<'_>, page: &mut Page<'_>) -> Result<Touch, Misfit> {
+pub(super) fn redo_operation(
+    change: &Change<'_>,
+    page: &mut Page<'_>,
+    operation: Operation,
+    layout: Layout,
+) -> Result<Touch, Misfit> {
+    let record = change.record;
+    if change.block.tag().fork == Fork::VisibilityMap {
+        return Ok(redo_clears(clears(record, operation, layout)?, change, page));
+    }
+    match (operation, change.block.id()) {
+        (Operation::Insert, 0) => insert(change, page, layout),
+        (Operation::Delete, 0) => delete(change, page, layout.delete(record.main())?),
+        (Operation::Update { hot }, 0 | 1) => update(change, page, hot, layout),
+        (Operation::Lock, 0) => lock(change, page, layout.lock(record.main())?),
+        (_, id) => Err(Misfit::new("a block that the record changes", id.into())),
+    }
+}
+
+fn insert(change: &Change<'_>, page: &mut Page<'_>, layout: Layout) -> Result<Touch, Misfit> {
     let mut main = Reader::new(change.record.main());
     let (offset, flags) = (main.u16()?, main.u8()?);
     if change.record.info() & INIT_PAGE != 0 {
         page.init(0);
     }
     let mut data = Reader::new(change.block.data());
+    let header = layout.tuple_header(&mut data)?;
     let tuple = NewTuple {
-        infomask2: data.u16()?,
-        infomask: data.u16()?,
-        header_len: data.u8()?,
+        header,
         xmin: change.record.xid(),
         xmax: 0,
-        cid: 0,
         ctid: TupleId { block: change.block.number(), offset },
     };
     let start = tuple.add(page, offset, data.len())?;
@@ -167,8 +180,8 @@ fn insert(change: &Change<'_>, page: &mut Page<'_>) -> Result<Touch, Misfit> {
     Ok(Touch::Changed)
 }
 
-fn delete(change: &Change<'_>, page: &mut Page<'_>) -> Result<Touch, Misfit> {
-    let Xmax { xmax, offset, infobits, flags } = Xmax::parse(change.record.main())?;
+fn delete(change: &Change<'_>, page: &mut Page<'_>, xmax: Xmax) -> Result<Touch, Misfit> {
+    let Xmax { xmax, offset, infobits, flags, cid } = xmax;
     let tuple = HeapTuple::at(page, offset)?;
     tuple.set_xmax_state(page, infobits, Some(false))?;
     if flags & DELETE_IS_SUPER != 0 {
@@ -176,7 +189,7 @@ fn delete(change: &Change<'_>, page: &mut Page<'_>) -> Result<Touch, Misfit> {
     } else {
         tuple.set_xmax(page, xmax)?;
     }
-    tuple.clear_cid(page)?;
+    tuple.set_cid(page, cid)?;
     set_prunable(page, change.record.xid());
     if flags & CLEARED != 0 {
         page.set_flag(ALL_VISIBLE, false);
@@ -190,18 +203,23 @@ fn delete(change: &Change<'_>, page: &mut Page<'_>) -> Result<Touch, Misfit> {
     Ok(Touch::Changed)
 }
 
-fn update(change: &Change<'_>, page: &mut Page<'_>, hot: bool) -> Result<Touch, Misfit> {
+fn update(
+    change: &Change<'_>,
+    page: &mut Page<'_>,
+    hot: bool,
+    layout: Layout,
+) -> Result<Touch, Misfit> {
     let record = change.record;
-    let update = Update::parse(record.main())?;
+    let update = layout.update(record.main())?;
     let new_block = record.expect_block(0)?;
     let new_tid = TupleId { block: new_block.number(), offset: update.new_offset };
     let same_page = record.block(1).is_none();
     if same_page || change.block.id() == 1 {
-        let Xmax { xmax, offset, infobits, flags } = update.old;
+        let Xmax { xmax, offset, infobits, flags, cid } = update.old;
         let tuple = HeapTuple::at(page, offset)?;
         tuple.set_xmax_state(page, infobits, Some(hot))?;
         tuple.set_xmax(page, xmax)?;
-        tuple.clear_cid(page)?;
+        tuple.set_cid(page, cid)?;
         tuple.set_ctid(page, new_tid)?;
         set_prunable(page, record.xid());
         if flags & CLEARED != 0 {
@@ -212,7 +230,7 @@ fn update(change: &Change<'_>, page: &mut Page<'_>, hot: bool) -> Result<Touch, 
         if record.info() & INIT_PAGE != 0 && !same_page {
             page.init(0);
         }
-        add_updated(change, page, &update, new_tid, same_page)?;
+        add_updated(change, page, &update, new_tid, layout)?;
         if update.old.flags & UPDATE_NEW_CLEARED != 0 {
             page.set_flag(ALL_VISIBLE, false);
         }
@@ -226,8 +244,9 @@ fn add_updated(
     page: &mut Page<'_>,
     update: &Update,
     ctid: TupleId,
-    same_page: bool,
+    layout: Layout,
 ) -> Result<(), Misfit> {
+    let same_page = change.record.block(1).is_none();
     let mut data = Reader::new(change.block.data());
     let mut shared = |flag| match update.old.flags & flag {
         0 => Ok(0),
@@ -235,15 +254,8 @@ fn add_updated(
         flag => Err(Misfit::new("old and new tuple on one page to share bytes", flag.into())),
     };
     let (prefix, suffix) = (shared(UPDATE_PREFIX)?, shared(UPDATE_SUFFIX)?);
-    let tuple = NewTuple {
-        infomask2: data.u16()?,
-        infomask: data.u16()?,
-        header_len: data.u8()?,
-        xmin: change.record.xid(),
-        xmax: update.new_xmax,
-        cid: 0,
-        ctid,
-    };
+    let header = layout.tuple_header(&mut data)?;
+    let tuple = NewTuple { header, xmin: change.record.xid(), xmax: update.new_xmax, ctid };
     let start = tuple.add(page, update.new_offset, data.len() + prefix + suffix)?;
     if prefix == 0 && suffix == 0 {
         return page.put(start, data.rest());
@@ -255,9 +267,9 @@ fn add_updated(
     let mut at = start;
     if prefix > 0 {
         // What lies between the fixed header and the data comes first: the null bitmap is not shared.
-        let bitmap_len = usize::from(tuple.header_len)
+        let bitmap_len = usize::from(header.header_len)
             .checked_sub(HEADER_BYTES)
-            .ok_or(Misfit::new("a tuple header of at least 23 bytes", tuple.header_len.into()))?;
+            .ok_or(Misfit::new("a tuple header of at least 23 bytes", header.header_len.into()))?;
         page.put(at, data.take(bitmap_len)?)?;
         at += bitmap_len;
         page.bytes_mut().copy_within(old_data..old_data + prefix, at);
@@ -276,8 +288,8 @@ fn confirm(change: &Change<'_>, page: &mut Page<'_>) -> Result<Touch, Misfit> {
     Ok(Touch::Changed)
 }
 
-fn lock(change: &Change<'_>, page: &mut Page<'_>) -> Result<Touch, Misfit> {
-    let Xmax { xmax, offset, infobits, .. } = Xmax::parse(change.record.main())?;
+fn lock(change: &Change<'_>, page: &mut Page<'_>, xmax: Xmax) -> Result<Touch, Misfit> {
+    let Xmax { xmax, offset, infobits, cid, .. } = xmax;
     let tuple = HeapTuple::at(page, offset)?;
     tuple.set_xmax_state(page, infobits, None)?;
     if tuple.is_locked_only(page)? {
@@ -285,7 +297,7 @@ fn lock(change: &Change<'_>, page: &mut Page<'_>) -> Result<Touch, Misfit> {
         tuple.set_ctid(page, TupleId { block: change.block.number(), offset })?;
     }
     tuple.set_xmax(page, xmax)?;
-    tuple.clear_cid(page)?;
+    tuple.set_cid(page, cid)?;
     Ok(Touch::Changed)
 }
 

@@ -1,6 +1,7 @@
 //! Heap2: pruning, freezing, visibility, multi-insert (PostgreSQL src/backend/access/heap/heapam_xlog.c, pruneheap.c).
 
-use super::heap::{CLEARED, Clears, Xmax, emit_clears, redo_clears};
+use super::heap::{CLEARED, Clears, emit_clears, redo_clears};
+use super::heap_layout::{Layout, Xmax};
 use super::heap_tuple::{HeapTuple, NewTuple, TupleId};
 use super::visibility_map::{self, ALL_BITS, ALL_FROZEN};
 use super::{Change, Effect, Touch};
@@ -40,7 +41,7 @@ const PLAN_BYTES: usize = 12;
 fn clears(record: &Record<'_>) -> Result<Clears, Misfit> {
     let (flags, bits) = match record.operation() & OPERATION_MASK {
         MULTI_INSERT => (Reader::new(record.main()).u8()?, ALL_BITS),
-        LOCK_UPDATED => (Xmax::parse(record.main())?.flags, ALL_FROZEN),
+        LOCK_UPDATED => (Layout::Stock.delete(record.main())?.flags, ALL_FROZEN),
         _ => return Ok([None, None]),
     };
     match flags & CLEARED {
@@ -71,7 +72,7 @@ pub(super) fn redo(change: &Change<'_>, page: &mut Page<'_>) -> Result<Touch, Mi
         (VACUUM, 0) => vacuum(change, page),
         (FREEZE_PAGE, 0) if record.version >= WalVersion::V16 => freeze_plans(change, page),
         (FREEZE_PAGE, 0) => freeze_tuples(change, page),
-        (MULTI_INSERT, 0) => multi_insert(change, page),
+        (MULTI_INSERT, 0) => multi_insert(change, page, Layout::of_heap(record, change.settings)),
         (LOCK_UPDATED, 0) => lock_updated(change, page),
         (REWRITE | NEW_CID, _) => Ok(Touch::Unchanged),
         (_, id) => Err(Misfit::new("a block that the record changes", id.into())),
@@ -243,11 +244,16 @@ fn visible(change: &Change<'_>, page: &mut Page<'_>) -> Result<Touch, Misfit> {
     })
 }
 
-fn multi_insert(change: &Change<'_>, page: &mut Page<'_>) -> Result<Touch, Misfit> {
+pub(super) fn multi_insert(
+    change: &Change<'_>,
+    page: &mut Page<'_>,
+    layout: Layout,
+) -> Result<Touch, Misfit> {
     let mut main = Reader::new(change.record.main());
     let flags = main.u8()?;
     main.u8()?;
     let count = main.u16()?;
+    let cid = layout.multi_insert_cid(&mut main)?;
     let init = change.record.info() & INIT_PAGE != 0;
     if init {
         page.init(0);
@@ -260,12 +266,9 @@ fn multi_insert(change: &Change<'_>, page: &mut Page<'_>) -> Result<Touch, Misfi
         data.skip(align2(position) - position)?;
         let len = usize::from(data.u16()?);
         let tuple = NewTuple {
-            infomask2: data.u16()?,
-            infomask: data.u16()?,
-            header_len: data.u8()?,
+            header: Layout::Stock.tuple_header(&mut data)?.with_cid(cid),
             xmin: change.record.xid(),
             xmax: 0,
-            cid: 0,
             ctid: TupleId { block: change.block.number(), offset },
         };
         let bytes = data.take(len)?;
@@ -285,7 +288,7 @@ fn multi_insert(change: &Change<'_>, page: &mut Page<'_>) -> Result<Touch, Misfi
 }
 
 fn lock_updated(change: &Change<'_>, page: &mut Page<'_>) -> Result<Touch, Misfit> {
-    let Xmax { xmax, offset, infobits, .. } = Xmax::parse(change.record.main())?;
+    let Xmax { xmax, offset, infobits, .. } = Layout::Stock.delete(change.record.main())?;
     let tuple = HeapTuple::at(page, offset)?;
     tuple.set_xmax_state(page, infobits, None)?;
     tuple.set_xmax(page, xmax)?;

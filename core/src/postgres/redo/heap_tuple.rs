@@ -90,9 +90,9 @@ impl HeapTuple {
         Ok((self.start + header_len, self.len - header_len))
     }
 
-    /// Sets the command id to 0.
-    pub fn clear_cid(&self, page: &mut Page<'_>) -> Result<(), Misfit> {
-        self.set_xvac(page, 0)?;
+    /// Sets the command id.
+    pub fn set_cid(&self, page: &mut Page<'_>, cid: u32) -> Result<(), Misfit> {
+        self.set_xvac(page, cid)?;
         self.set_infomask(page, self.infomask(page)? & !COMBOCID)
     }
 
@@ -129,15 +129,27 @@ impl HeapTuple {
     }
 }
 
-/// A new tuple's variable parts, as records carry them (xl_heap_header).
+/// What records carry of a new tuple's header (xl_heap_header); Neon's add the command id.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct NewTuple {
+pub(super) struct TupleHeader {
     pub infomask2: u16,
     pub infomask: u16,
     pub header_len: u8,
+    pub cid: u32,
+}
+
+impl TupleHeader {
+    pub fn with_cid(self, cid: u32) -> TupleHeader {
+        TupleHeader { cid, ..self }
+    }
+}
+
+/// A new tuple's fixed header.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct NewTuple {
+    pub header: TupleHeader,
     pub xmin: u32,
     pub xmax: u32,
-    pub cid: u32,
     pub ctid: TupleId,
 }
 
@@ -147,11 +159,11 @@ impl NewTuple {
         let start = page.add_heap_item(offset.into(), HEADER_BYTES + data_len)?;
         page.put_u32(start, self.xmin)?;
         page.put_u32(start + 4, self.xmax)?;
-        page.put_u32(start + 8, self.cid)?;
+        page.put_u32(start + 8, self.header.cid)?;
         page.put(start + 12, &self.ctid.to_bytes())?;
-        page.put_u16(start + 18, self.infomask2)?;
-        page.put_u16(start + 20, self.infomask)?;
-        page.put(start + 22, &[self.header_len])?;
+        page.put_u16(start + 18, self.header.infomask2)?;
+        page.put_u16(start + 20, self.header.infomask & !COMBOCID)?;
+        page.put(start + 22, &[self.header.header_len])?;
         Ok(start + HEADER_BYTES)
     }
 }

@@ -32,9 +32,11 @@ mod gist;
 mod hash;
 mod heap;
 mod heap2;
+mod heap_layout;
 mod heap_tuple;
 mod index_tuple;
 mod multixact;
+mod neon;
 mod relation_map;
 mod replication_origin;
 mod sequence;
@@ -60,6 +62,8 @@ use crate::postgres::wal::{Block, Fork, ImageScratch, Record, RelationId, WalVer
 pub struct Settings {
     /// Heap2/VISIBLE moves the heap page's LSN: with data checksums or `wal_log_hints`, and always on Neon.
     pub visible_moves_heap_lsn: bool,
+    /// The WAL is of a Neon compute of version 14 or 15, whose heap records carry a command id.
+    pub neon_heap_records: bool,
 }
 
 /// What happened to the page.
@@ -160,6 +164,7 @@ fn redo_change(
         rmgr::SEQUENCE => sequence::redo(change, &mut page),
         rmgr::SPGIST => spgist::redo(change, &mut page),
         rmgr::BRIN => brin::redo(change, &mut page),
+        rmgr::NEON => neon::redo(change, &mut page),
         rmgr::GENERIC => generic::redo(change, &mut page),
         other => Err(Misfit::new("a resource manager with page redo", other.into())),
     }?;
@@ -182,7 +187,11 @@ fn after_image(change: &Change<'_>, page: &mut Page<'_>) -> Result<(), Misfit> {
 
 /// Tells `emit` everything that `record` touches, blocks first. An error means that the record contradicts itself or
 /// belongs to an unknown resource manager; its blocks have been told by then.
-pub fn effects<'a>(record: &Record<'a>, mut emit: impl FnMut(Effect<'a>)) -> Result<(), RedoError> {
+pub fn effects<'a>(
+    record: &Record<'a>,
+    settings: Settings,
+    mut emit: impl FnMut(Effect<'a>),
+) -> Result<(), RedoError> {
     for block in record.blocks() {
         emit(Effect::Block { id: block.id(), tag: block.tag() });
     }
@@ -198,7 +207,8 @@ pub fn effects<'a>(record: &Record<'a>, mut emit: impl FnMut(Effect<'a>)) -> Res
         rmgr::RELMAP => relation_map::effects(record, emit),
         rmgr::STANDBY => standby::effects(record, emit),
         rmgr::HEAP2 => heap2::effects(record, emit),
-        rmgr::HEAP => heap::effects(record, emit),
+        rmgr::HEAP => heap::effects(record, settings, emit),
+        rmgr::NEON => neon::effects(record, emit),
         rmgr::COMMIT_TS => commit_ts::effects(record, emit),
         rmgr::REPLICATION_ORIGIN => replication_origin::effects(record, emit),
         // Their blocks are all that they touch.

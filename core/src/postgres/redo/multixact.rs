@@ -52,9 +52,8 @@ fn create<'a>(main: &mut Reader<'a>, emit: &mut dyn FnMut(Effect<'a>)) -> Result
     let count = main.count(MEMBER_BYTES)?;
     let next = skip_zero(multixact.wrapping_add(1));
     let next_offset = skip_zero(first.wrapping_add(count as u32));
-    emit(Effect::MultiXactOffset { multixact, offset: first });
-    // Later minor releases write it with this record, older ones with the next: the same value either way.
-    emit(Effect::MultiXactOffset { multixact: next, offset: next_offset });
+    emit(Effect::MultiXactOffset { multixact, offset: first, ahead: false });
+    emit(Effect::MultiXactOffset { multixact: next, offset: next_offset, ahead: true });
     let mut offset = first;
     for _ in 0..count {
         // The member index wraps past 0, which is left out.

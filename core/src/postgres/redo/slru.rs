@@ -75,7 +75,7 @@ pub fn apply(effect: &Effect<'_>, page: &mut PageBytes) {
             page[at..at + 8].copy_from_slice(&time_us.to_le_bytes());
             page[at + 8..at + TIMESTAMP_BYTES].copy_from_slice(&origin.to_le_bytes());
         }
-        Effect::MultiXactOffset { multixact, offset } => {
+        Effect::MultiXactOffset { multixact, offset, .. } => {
             let at = (multixact % OFFSETS_PER_PAGE) as usize * 4;
             page[at..at + 4].copy_from_slice(&offset.to_le_bytes());
         }

@@ -87,12 +87,12 @@ proptest! {
         mutations in proptest::collection::vec((any::<u16>(), any::<u8>()), 0..20),
     ) {
         for version in WalVersion::ALL {
-            for rmgr in [rmgr, 9, 10, 11] {
+            for rmgr in [rmgr, 9, 10, 134] {
                 let bytes = record_bytes(rmgr, info << 4, flags, id, &data, &main);
                 let mut layout = Layout::new();
                 let record =
                     Record::parse(&bytes, &mut layout, version, Lsn(0x100), Lsn(0x140)).unwrap();
-                let _ = effects(&record, |_| {});
+                let _ = effects(&record, Settings::default(), |_| {});
                 for block in 0..=id {
                     let mut page = page(special, &tuple, count, &mutations);
                     let _ = Redo::default().redo_block(&record, block, &mut page);
