@@ -70,16 +70,9 @@ impl Survey {
         options: &RelayOptions,
         primary: &Primary,
     ) -> Result<Survey, SurveyError> {
-        let asked = options.addresses.iter().map(|address| ask(runtime, options, primary, address));
-        let answers = join_all(asked).await;
         let mut reasons = Vec::new();
         let mut found = Vec::new();
-        for (address, answer) in options.addresses.iter().zip(answers) {
-            match answer {
-                Ok(answer) => found.push((address, answer)),
-                Err(error) => reasons.push(format!("{address}: {error}")),
-            }
-        }
+        ask_all(runtime, options, primary, &options.addresses, &mut found, &mut reasons).await;
         let newest = found.iter().map(|(_, (greeting, _))| &greeting.membership);
         let newest = newest.max_by_key(|membership| membership.generation).cloned();
         let Some(membership) = newest else {
@@ -89,6 +82,16 @@ impl Survey {
             return Err(SurveyError::NoMembership { key: options.key });
         }
         membership.validate().map_err(|error| SurveyError::BrokenMembership(error.to_string()))?;
+        // Members that joined since the command line was written; their addresses are in the membership.
+        let has_answered =
+            |id: NodeId| found.iter().any(|(_, (greeting, _))| greeting.node_id == id);
+        let joined = membership.all().filter(|member| !has_answered(member.id));
+        let mut joined: Vec<String> =
+            joined.map(|member| format!("{}:{}", member.host, member.pg_port)).collect();
+        joined.sort();
+        joined.dedup();
+        joined.retain(|address| !options.addresses.contains(address));
+        ask_all(runtime, options, primary, &joined, &mut found, &mut reasons).await;
         let mut addresses: BTreeMap<NodeId, String> = membership
             .all()
             .map(|member| (member.id, format!("{}:{}", member.host, member.pg_port)))
@@ -133,6 +136,24 @@ impl Survey {
         let higher = |id: NodeId| self.members.get(&id).is_some_and(|found| found.term > own);
         let highest = self.members.values().map(|found| found.term).max()?;
         self.membership.is_quorum(higher).then_some(highest)
+    }
+}
+
+/// Asks acceptors at once; each one's answer, or why there is none.
+async fn ask_all(
+    runtime: &Runtime,
+    options: &RelayOptions,
+    primary: &Primary,
+    addresses: &[String],
+    found: &mut Vec<(String, (AcceptorGreeting, AcceptorPosition))>,
+    reasons: &mut Vec<String>,
+) {
+    let asked = addresses.iter().map(|address| ask(runtime, options, primary, address));
+    for (address, answer) in addresses.iter().zip(join_all(asked).await) {
+        match answer {
+            Ok(answer) => found.push((address.clone(), answer)),
+            Err(error) => reasons.push(format!("{address}: {error}")),
+        }
     }
 }
 
