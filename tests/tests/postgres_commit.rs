@@ -1,0 +1,78 @@
+//! Commits of a real Postgres wait for a majority of real nodes, and survive whatever is killed.
+
+#![allow(clippy::unwrap_used, reason = "every function here is part of a test")]
+
+use firn_tests::cluster::TestCluster;
+use firn_tests::local::node::NodeOptions;
+use firn_tests::postgres_versions::{postgres_version, postgres_versions};
+
+fn volatile() -> NodeOptions {
+    NodeOptions { volatile: true, ..NodeOptions::default() }
+}
+
+#[test]
+fn commits_survive_kills_of_everything_on_every_version() {
+    for install in postgres_versions().unwrap() {
+        let mut cluster = TestCluster::start(install, &volatile()).unwrap();
+        cluster.postgres.base_backup(&cluster.path("base")).unwrap();
+        cluster.commit("INSERT INTO t SELECT generate_series(1, 1000)").unwrap();
+
+        cluster.nodes[2].kill().unwrap();
+        cluster.commit("INSERT INTO t VALUES (1001)").unwrap();
+        cluster.nodes[2].start().unwrap();
+        cluster.commit("INSERT INTO t VALUES (1002)").unwrap();
+
+        cluster.relay.kill().unwrap();
+        let waiting = cluster.begin_commit("INSERT INTO t VALUES (1003)").unwrap();
+        cluster.wait_for_waiting_commits(1).unwrap();
+        cluster.relay.start().unwrap();
+        cluster.finish_commit(waiting).unwrap();
+
+        cluster.postgres.kill().unwrap();
+        cluster.postgres.start().unwrap();
+        cluster.commit("INSERT INTO t VALUES (1004)").unwrap();
+
+        // Everything at once, and what the nodes had not flushed is gone with them.
+        cluster.postgres.kill().unwrap();
+        cluster.relay.kill().unwrap();
+        cluster.nodes.iter_mut().for_each(|node| node.kill().unwrap());
+        cluster.nodes.iter_mut().for_each(|node| node.start().unwrap());
+        let rebuilt = cluster.rebuild("base", "rebuilt").unwrap();
+        assert_eq!(rebuilt.sql("SELECT count(*), max(id) FROM t").unwrap(), "1004|1004");
+
+        cluster.relay = cluster.relay_from(&rebuilt, "relay-of-rebuilt.log");
+        cluster.postgres = rebuilt;
+        cluster.relay.start().unwrap();
+        cluster.commit("INSERT INTO t VALUES (1005)").unwrap();
+    }
+}
+
+#[test]
+fn a_commit_waits_while_no_majority_is_there() {
+    let install = postgres_version().unwrap();
+    let mut cluster = TestCluster::start(install, &NodeOptions::default()).unwrap();
+    cluster.nodes[0].kill().unwrap();
+    cluster.nodes[1].kill().unwrap();
+    let waiting = cluster.begin_commit("INSERT INTO t VALUES (1)").unwrap();
+    cluster.wait_for_waiting_commits(1).unwrap();
+    cluster.nodes[0].start().unwrap();
+    cluster.finish_commit(waiting).unwrap();
+}
+
+#[test]
+fn small_segments_and_switches_pass_through() {
+    let install = postgres_version().unwrap();
+    let mut cluster =
+        TestCluster::start_with(install, &NodeOptions::default(), &["--wal-segsize=1"]).unwrap();
+    cluster.postgres.base_backup(&cluster.path("base")).unwrap();
+    for round in 0..5 {
+        let first = round * 10_000 + 1;
+        let last = first + 9_999;
+        cluster.commit(&format!("INSERT INTO t SELECT generate_series({first}, {last})")).unwrap();
+        cluster.commit("SELECT pg_switch_wal()").unwrap();
+    }
+    cluster.postgres.kill().unwrap();
+    cluster.relay.kill().unwrap();
+    let rebuilt = cluster.rebuild("base", "rebuilt").unwrap();
+    assert_eq!(rebuilt.sql("SELECT count(*), max(id) FROM t").unwrap(), "50000|50000");
+}
