@@ -3,6 +3,7 @@
 //! A command prints what it did on standard output, errors as one line on standard error. Exit codes: 0 done, 1 failed,
 //! 2 not understood; `wal fetch` has its own.
 
+mod journal;
 pub mod nodes;
 pub mod postgres;
 pub mod rebuild;
@@ -34,6 +35,9 @@ enum Noun {
     /// Read WAL out of nodes and files.
     #[command(subcommand)]
     Wal(wal::WalCommand),
+    /// Look into a stopped node's journals.
+    #[command(subcommand)]
+    Journal(journal::JournalCommand),
     /// Run a Postgres server whose only durable copy is the quorum.
     #[command(subcommand)]
     Postgres(postgres::PostgresCommand),
@@ -47,6 +51,7 @@ impl Cli {
         match self.noun {
             Noun::Timeline(command) => finish(command.run()),
             Noun::Wal(command) => command.run(),
+            Noun::Journal(command) => finish(command.run()),
             Noun::Postgres(command) => finish(command.run()),
             Noun::Demo(arguments) => finish(arguments.run()),
         }
