@@ -176,8 +176,8 @@ impl Session {
                             None => continue,
                         },
                     };
-                    if let Some(out) = self.frame(node, begin, &wal) {
-                        transport.send(out).await.map_err(ConnectionError::from)?;
+                    if let Some(head) = self.frame(node, begin, &wal) {
+                        transport.send_parts(head, wal).await.map_err(ConnectionError::from)?;
                     }
                 }
                 Err(action) => self.perform(action),
@@ -195,13 +195,17 @@ impl Session {
         Ok(())
     }
 
+    /// Everything of an append's message before its WAL.
     fn frame(&self, node: NodeId, begin: Lsn, wal: &Bytes) -> Option<Vec<u8>> {
         let mut proposer = self.proposer.borrow_mut();
         let append = proposer.append(node, begin, wal)?;
-        let mut out = Vec::with_capacity(HEADER_BYTES + APPEND_HEADER_BYTES_MAX + wal.len());
-        let message = ProposerMessage::Append(append);
-        out.message(b'd', |out| message.encode(ProtocolVersion::V3, out));
-        Some(out)
+        let mut head = Vec::with_capacity(HEADER_BYTES + APPEND_HEADER_BYTES_MAX);
+        head.message(b'd', |out| append.encode_header(ProtocolVersion::V3, out));
+        // The message's length counts the WAL, which follows from where it lies.
+        let length_bytes = head.len() - 1 + wal.len();
+        let length = u32::try_from(length_bytes).expect("an append is at most 128 KiB");
+        head[1..HEADER_BYTES].copy_from_slice(&length.to_be_bytes());
+        Some(head)
     }
 
     /// WAL that the window does not hold any more, from the most advanced acceptor that does. `None`: try again.

@@ -9,7 +9,8 @@
 //!
 //! Budget of the hot paths in `uring`: one `io_uring_enter` per turn of the loop, however many operations it submits and
 //! reaps, none when nothing was submitted or completed; a durable append on an idle shard is 1 enter; read, write,
-//! receive and send allocate nothing (their state is a slab entry) and copy nothing.
+//! receive and send allocate nothing (their state is a slab entry) and copy nothing; a send in parts allocates its
+//! parts and message header.
 //!
 //! Read first: `shared.rs` ([`Runtime`]), `operation.rs`, `executor.rs`; then `uring/` or `sim/`.
 

@@ -8,6 +8,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
+use bytes::Bytes;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
 use super::Runtime;
@@ -214,6 +215,31 @@ impl Stream {
             }
         }
         (Ok(()), buffer)
+    }
+
+    /// Sends `head` and then `body` as one, without copying either: `body` may be shared with other streams. As with
+    /// [`Self::send_all`], the stream is good for dropping only after an error.
+    ///
+    /// # Errors
+    /// Those of sendmsg(2).
+    pub async fn send_parts(&self, head: Bytes, body: Bytes) -> io::Result<()> {
+        let len_bytes = head.len() + body.len();
+        let mut parts = Box::new([head, body]);
+        let mut done_bytes = 0;
+        while done_bytes < len_bytes {
+            let stream = self.0.handle.clone();
+            let operation = Operation::SendParts { stream, parts, done_bytes };
+            let completion = self.0.runtime.perform(operation).await;
+            let Operation::SendParts { parts: returned, .. } = completion.operation else {
+                unreachable!("a completion returns its own operation")
+            };
+            parts = returned;
+            match completion.result? {
+                0 => return Err(io::ErrorKind::WriteZero.into()),
+                count => done_bytes += count,
+            }
+        }
+        Ok(())
     }
 
     /// Ends one or both directions; a waiting `recv` of a direction that ends gets 0.

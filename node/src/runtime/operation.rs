@@ -12,6 +12,8 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
+use bytes::Bytes;
+
 use super::buffer::Buffer;
 use super::file::OpenOptions;
 use super::reactor::Reactor;
@@ -95,6 +97,13 @@ pub(super) enum Operation {
     Send {
         stream: Rc<Handle>,
         buffer: Vec<u8>,
+        done_bytes: usize,
+    },
+    /// Sends both parts as if they were one buffer, from `done_bytes` on.
+    SendParts {
+        stream: Rc<Handle>,
+        /// Boxed: they are the largest thing that an operation holds.
+        parts: Box<[Bytes; 2]>,
         done_bytes: usize,
     },
     Shutdown {

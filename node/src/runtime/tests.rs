@@ -127,7 +127,10 @@ fn streams_carry_more_than_their_buffers_hold() {
         let sent: Vec<u8> = (0..3_000_000u32).map(|i| (i / 7) as u8).collect();
         let client = async {
             let stream = runtime.connect(&address).await.unwrap();
-            stream.send_all(sent.clone()).await.0.unwrap();
+            let (first, rest) = sent.split_at(1_000_000);
+            stream.send_all(first.to_vec()).await.0.unwrap();
+            let parts = rest.split_at(700_000);
+            stream.send_parts(parts.0.to_vec().into(), parts.1.to_vec().into()).await.unwrap();
             stream.shutdown(Shutdown::Write).await.unwrap();
             stream.recv(Vec::with_capacity(10)).await.0.unwrap()
         };

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::io::{self, Read, Write};
 use std::rc::Rc;
 
+use bytes::Bytes;
 use rustls::ClientConnection;
 
 use crate::runtime::Stream;
@@ -50,6 +51,14 @@ impl Transport {
         let Some(tls) = &self.tls else { return self.stream.send_all(bytes).await.0 };
         tls.borrow_mut().writer().write_all(&bytes)?;
         self.flush_tls(tls).await
+    }
+
+    /// Sends both parts as one message; in clear neither is copied.
+    pub async fn send_parts(&self, head: Vec<u8>, body: Bytes) -> io::Result<()> {
+        if self.tls.is_some() {
+            return self.send([&head[..], &body[..]].concat()).await;
+        }
+        self.stream.send_parts(head.into(), body).await
     }
 
     /// Appends at least one byte to `received`; 0 when the peer sends no more.

@@ -176,6 +176,7 @@ impl World {
             Operation::Accept { .. }
             | Operation::Receive { .. }
             | Operation::Send { .. }
+            | Operation::SendParts { .. }
             | Operation::Shutdown { .. } => self.random.between(CALL_US),
             Operation::Connect { address } => {
                 let from = self.machines[id.machine].address;
@@ -222,6 +223,13 @@ impl World {
                     bytes.len() as u64,
                     u64::from(crc32c::crc32c(bytes)),
                 ]);
+                network.try_send(id, stream, bytes, &mut moment).map(Outcome::of)
+            }
+            Operation::SendParts { stream, parts, done_bytes } => {
+                let whole = parts.concat();
+                let bytes = &whole[*done_bytes..];
+                let checksum = u64::from(crc32c::crc32c(bytes));
+                self.trace.note([1, id.serial, bytes.len() as u64, checksum]);
                 network.try_send(id, stream, bytes, &mut moment).map(Outcome::of)
             }
             Operation::Shutdown { stream, how } => {

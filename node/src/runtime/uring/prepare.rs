@@ -8,6 +8,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use bytes::Bytes;
 use io_uring::{opcode, squeue, types};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, addr::SocketAddrArg, sockopt};
 
@@ -25,6 +26,8 @@ pub(super) struct Prepared {
     _paths: [Option<CString>; 2],
     /// The address that `Connect` goes to, in the kernel's form.
     _address: Option<Box<AddressBytes>>,
+    /// What `SendParts` points to besides its bytes.
+    _message: Option<Box<Message>>,
     /// The socket that `Connect` will give out.
     socket: Option<OwnedFd>,
 }
@@ -36,10 +39,36 @@ struct AddressBytes {
     len_bytes: u32,
 }
 
+/// The kernel's form of a message in two parts.
+#[derive(Debug)]
+struct Message {
+    header: libc::msghdr,
+    vectors: [libc::iovec; 2],
+}
+
+impl Message {
+    /// What is left of the parts after `done_bytes`. Its addresses are of the parts' own heap blocks and of the box.
+    fn new(parts: &[Bytes; 2], done_bytes: usize) -> Box<Message> {
+        let mut skipped = done_bytes;
+        let vectors = parts.each_ref().map(|part| {
+            let rest = &part[skipped.min(part.len())..];
+            skipped -= part.len() - rest.len();
+            libc::iovec { iov_base: rest.as_ptr().cast_mut().cast(), iov_len: rest.len() }
+        });
+        // SAFETY: a message header is integers and pointers, for which zero means "none".
+        let header = unsafe { std::mem::zeroed() };
+        let mut message = Box::new(Message { header, vectors });
+        message.header.msg_iov = message.vectors.as_mut_ptr();
+        message.header.msg_iovlen = message.vectors.len() as _;
+        message
+    }
+}
+
 /// Makes the ring entry of an operation; errors are those of making a socket, and of paths that hold a zero byte.
 pub(super) fn prepare(mut operation: Operation) -> Result<(Prepared, squeue::Entry), Completion> {
     let mut paths = [None, None];
     let mut address_bytes = None;
+    let mut message = None;
     let mut socket = None;
     let cwd = types::Fd(libc::AT_FDCWD);
     let prepared: io::Result<squeue::Entry> = (|| {
@@ -109,6 +138,12 @@ pub(super) fn prepare(mut operation: Operation) -> Result<(Prepared, squeue::Ent
                     .flags(libc::MSG_NOSIGNAL | libc::MSG_WAITALL)
                     .build()
             }
+            Operation::SendParts { stream, parts, done_bytes } => {
+                let message = message.insert(Message::new(parts, *done_bytes));
+                opcode::SendMsg::new(descriptor(stream), &message.header)
+                    .flags((libc::MSG_NOSIGNAL | libc::MSG_WAITALL) as u32)
+                    .build()
+            }
             Operation::Shutdown { stream, how } => {
                 let how = match how {
                     Shutdown::Read => libc::SHUT_RD,
@@ -121,7 +156,13 @@ pub(super) fn prepare(mut operation: Operation) -> Result<(Prepared, squeue::Ent
     })();
     match prepared {
         Ok(entry) => {
-            let prepared = Prepared { operation, _paths: paths, _address: address_bytes, socket };
+            let prepared = Prepared {
+                operation,
+                _paths: paths,
+                _address: address_bytes,
+                _message: message,
+                socket,
+            };
             Ok((prepared, entry))
         }
         Err(error) => Err(Completion { result: Err(error), operation, opened: None }),
