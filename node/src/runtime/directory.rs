@@ -10,7 +10,7 @@ use rustix::fs::{FlockOperation, Mode, OFlags};
 
 use super::Runtime;
 use super::device::{Device, FileIdentity};
-use super::file::OpenOptions;
+use super::file::{FILE_MODE, OpenOptions};
 use super::operation::Operation;
 use super::raw_file::at_path;
 use super::sim;
@@ -166,7 +166,7 @@ impl Runtime {
         let named = |error: rustix::io::Errno| at_path("lock", path, error.into());
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC;
         let descriptor =
-            rustix::fs::open(path, flags, Mode::from_raw_mode(0o644)).map_err(named)?;
+            rustix::fs::open(path, flags, Mode::from_raw_mode(FILE_MODE)).map_err(named)?;
         match rustix::fs::flock(&descriptor, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(Some(FileLock { _held: Held::Descriptor { _descriptor: descriptor } })),
             Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),

@@ -11,6 +11,9 @@ use super::device::{Device, VolatileFile, hold};
 use super::operation::Operation;
 use super::raw_file::{RawFile, at_path};
 
+/// Permissions of files that Firn makes: tenants' data is nobody else's.
+pub(super) const FILE_MODE: u32 = 0o600;
+
 /// How to open a file. Without [`OpenOptions::buffered`] it is for direct I/O.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct OpenOptions {

@@ -3,7 +3,7 @@
 //! Read `reactor.rs` first (operations in flight, the one enter per loop), then `prepare.rs` (operation to ring entry,
 //! the only unsafe part), `shard.rs` (the loop), `checks.rs` (what the machine must offer).
 
-#![allow(clippy::disallowed_types, reason = "this is the place of io_uring")]
+#![expect(clippy::disallowed_types, reason = "this is the place of io_uring")]
 
 mod checks;
 mod prepare;

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use io_uring::{opcode, squeue, types};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, addr::SocketAddrArg, sockopt};
 
+use super::super::file::FILE_MODE;
 use super::super::operation::{Completion, Handle, Operation};
 
 /// Ring operations count bytes in 32 bits; the kernel itself stops at 2 GiB less a page.
@@ -77,7 +78,7 @@ pub(super) fn prepare(mut operation: Operation) -> Result<(Prepared, squeue::Ent
                 let path = paths[0].insert(c_path(path)?);
                 opcode::OpenAt::new(cwd, path.as_ptr())
                     .flags(options.open_flags())
-                    .mode(0o644)
+                    .mode(FILE_MODE)
                     .build()
             }
             Operation::Read { file, buffer, offset_bytes } => {
