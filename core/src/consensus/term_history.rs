@@ -4,9 +4,9 @@ use thiserror::Error;
 
 use crate::types::{Lsn, Term};
 
-/// Most entries of a history: 512 KiB on the wire, so that one fits into a journal frame. An entry is an election, so
-/// this is 22 years of an election every six hours.
-pub const TERMS_MAX: usize = 32 * 1024;
+/// Most entries of a history: 256 KiB, so that one fits into a journal entry. An entry is an election, so this is 11 years
+/// of an election every six hours.
+pub const TERMS_MAX: usize = 16 * 1024;
 
 /// From `lsn` on, the log was written by the proposer of `term`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -37,4 +37,6 @@ pub const ENTRY_BYTES_MAX: usize = 384 << 10;
 /// devices measured, and it bounds how far a torn tail can reach.
 pub const INFLIGHT_MAX: usize = 8;
 
+// An elected message's history has to fit.
+const _: () = assert!(crate::consensus::term_history::TERMS_MAX * 16 + 4096 <= ENTRY_BYTES_MAX);
 const _: () = assert!(frame::HEADER_BYTES + 2 * ENTRY_BYTES_MAX <= FRAME_BYTES_MAX);

@@ -94,7 +94,6 @@ pub struct Positions {
 /// A timeline. Owned by its shard and the tasks of its connections; never leaves the shard's thread.
 pub struct Timeline {
     key: TimelineKey,
-    node_id: NodeId,
     journal: Journal,
     metrics: Rc<ShardMetrics>,
     acceptor: RefCell<Acceptor>,
@@ -129,7 +128,6 @@ impl Timeline {
     ) -> Timeline {
         Timeline {
             key,
-            node_id,
             journal,
             metrics,
             acceptor: RefCell::new(Acceptor::new(key, node_id, state)),
@@ -196,9 +194,7 @@ impl Timeline {
         if self.failed.get() {
             let journalled = self.journal.state().timelines.get(&self.key).cloned();
             if let Some(timeline) = journalled {
-                let node_id = self.node_id;
-                let acceptor = Acceptor::new(self.key, node_id, timeline.state.clone());
-                *self.acceptor.borrow_mut() = acceptor;
+                self.acceptor.borrow_mut().restart(timeline.state.clone());
                 self.failed.set(false);
                 self.changed.notify_all();
             }

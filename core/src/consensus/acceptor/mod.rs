@@ -30,7 +30,8 @@ use crate::types::{Generation, Lsn, NodeId, Term, TimelineKey};
 use crate::wire::walproposer::{AppendResponse, HotStandbyFeedback, ProposerMessage};
 
 /// One timeline's acceptor. Its owner hands the changes of every step to the journal, in the order of the steps, before
-/// the next step; when the journal refuses one, the acceptor believes what the disk will never have and is dropped.
+/// the next step; when the journal refuses one, the acceptor believes what the disk will never have, and only
+/// [`Acceptor::restart`] makes it of use again.
 #[derive(Debug, Clone)]
 pub struct Acceptor {
     key: TimelineKey,
@@ -64,6 +65,15 @@ impl Acceptor {
             durable,
             state,
         }
+    }
+
+    /// Begins again with a `state` that is all durable, after the journal refused a change. Marks of steps before mean
+    /// nothing any more.
+    pub fn restart(&mut self, state: TimelineState) {
+        let elections = self.elections + 1;
+        *self = Acceptor::new(self.key, self.node_id, state);
+        self.elections = elections;
+        self.durable.elections = elections;
     }
 
     /// Handles one message.

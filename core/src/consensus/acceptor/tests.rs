@@ -373,3 +373,18 @@ fn names_of_committed_segments_never_change() {
     let other = history(&[(1, Lsn(0)), (2, START), (3, wal.ends[1])]);
     assert!(acceptor.set_postgres_history(Term(1), &other).is_err());
 }
+
+#[test]
+fn marks_from_before_a_restart_mean_nothing() {
+    let (mut acceptor, wal) = with_records(1);
+    let disk = acceptor.state().clone();
+    let mut more = WalBuilder::new(wal.position(), WalVersion::V17);
+    more.record(10, 0, &[9; 40]);
+    let refused = acceptor.handle(&append(1, wal.position(), &more.bytes, Lsn(0))).unwrap();
+    acceptor.restart(disk);
+    let refusal = vote(&mut acceptor, 1);
+    assert_eq!((refusal.vote_given, refusal.flush_lsn), (false, wal.position()));
+    run(&mut acceptor, &elected(1, wal.position(), &[(1, START)]));
+    acceptor.durable(refused.mark.unwrap());
+    assert_eq!(acceptor.append_response().unwrap().flush_lsn, wal.position());
+}

@@ -24,7 +24,7 @@ impl State {
     fn start(&mut self) -> usize {
         let role = self.starts_left.pop().expect("there is another proposer");
         let slot = self.starts_left.len();
-        self.world.apply(Event::Start { slot, role });
+        self.world.apply(Event::Start { slot, role, held: false });
         settle(&mut self.world, |_| true);
         slot
     }
@@ -34,7 +34,7 @@ impl State {
     fn start_lonely(&mut self, lost: usize, records: usize) -> usize {
         let role = self.starts_left.pop().expect("there is another proposer");
         let slot = self.starts_left.len();
-        self.world.apply(Event::Start { slot, role });
+        self.world.apply(Event::Start { slot, role, held: false });
         while !self.world.writers().any(|writer| writer == slot) {
             let mut events = Vec::new();
             self.world.progress(&mut events);
@@ -103,7 +103,7 @@ impl Model for Bounds {
         state.world.progress(actions);
         if let Some(role) = state.starts_left.last() {
             let slot = state.starts_left.len() - 1;
-            actions.push(Event::Start { slot, role: *role });
+            actions.push(Event::Start { slot, role: *role, held: false });
         }
         if state.writes_left > 0 {
             actions.extend(state.world.writers().map(|slot| Event::Write { slot }));

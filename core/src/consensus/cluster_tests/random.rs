@@ -77,7 +77,7 @@ impl Walk {
     fn start(&mut self, slot: usize) -> Event {
         let fence = self.random.below(4) == 0;
         let role = if fence { Role::Fence } else { Role::Stream { start_lsn: START } };
-        Event::Start { slot, role }
+        Event::Start { slot, role, held: !fence && self.random.below(3) == 0 }
     }
 }
 

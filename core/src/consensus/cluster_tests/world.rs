@@ -70,6 +70,7 @@ struct Connection {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Slot {
     proposer: Proposer,
+    held: bool,
     wal: Vec<u8>,
     connections: Vec<Connection>,
 }
@@ -77,8 +78,11 @@ struct Slot {
 /// What can happen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Event {
-    /// A proposer starts in this slot, instead of the one before, and connects to everyone.
-    Start { slot: usize, role: Role },
+    /// A proposer starts in this slot, instead of the one before, and connects to everyone. A held one tells no one that it
+    /// won before it is released.
+    Start { slot: usize, role: Role, held: bool },
+    /// A held proposer that won cuts off what nobody can have committed, and goes on.
+    Release { slot: usize },
     /// A connection is made.
     Connect { slot: usize, node: usize },
     /// A connection breaks; what is on the way is lost.
@@ -243,6 +247,12 @@ impl World {
                 }
             }
         }
+        let held = |state: &Slot| state.held && state.proposer.term_start_lsn().is_some();
+        for (slot, state) in self.slots.iter().enumerate() {
+            if state.as_ref().is_some_and(held) {
+                events.push(Event::Release { slot });
+            }
+        }
         let busy = |(_, node): &(usize, &Node)| !node.pending.is_empty();
         let flush = |(node, _)| Event::Flush { node };
         events.extend(self.nodes.iter().enumerate().filter(busy).map(flush));
@@ -275,7 +285,8 @@ impl World {
     /// Lets something happen.
     pub fn apply(&mut self, event: Event) {
         match event {
-            Event::Start { slot, role } => self.start(slot, role),
+            Event::Start { slot, role, held } => self.start(slot, role, held),
+            Event::Release { slot } => self.release(slot),
             Event::Connect { slot, node } => self.connect(slot, node),
             Event::Cut { slot, node } => self.cut(slot, node),
             Event::Receive { slot, node } => self.receive(slot, node),
@@ -288,8 +299,8 @@ impl World {
         self.check_acceptors();
     }
 
-    fn start(&mut self, slot: usize, role: Role) {
-        let proposer = Proposer::new(ProposerConfig {
+    fn start(&mut self, slot: usize, role: Role, held: bool) {
+        let mut proposer = Proposer::new(ProposerConfig {
             key: TimelineKey::default(),
             membership: membership(self.nodes.len()),
             postgres_version: PostgresVersion(170008),
@@ -297,9 +308,12 @@ impl World {
             segment_size_bytes: SEGMENT_BYTES,
             role,
         });
+        if held {
+            proposer.hold();
+        }
         let connections = vec![Connection::default(); self.nodes.len()];
         (0..self.nodes.len()).for_each(|node| self.forget_answers(slot, node));
-        self.slots[slot] = Some(Slot { proposer, wal: Vec::new(), connections });
+        self.slots[slot] = Some(Slot { proposer, held, wal: Vec::new(), connections });
         self.reach[slot].clone().into_iter().for_each(|node| self.connect(slot, node));
     }
 
@@ -492,10 +506,28 @@ impl World {
             return self.forget(slot);
         }
         let wal = donor.disk.log[..length(term_start)].to_vec();
-        if term > self.commit_term && !wal.starts_with(&self.committed) {
+        self.slot(slot).wal = wal;
+        self.check_winner(slot);
+    }
+
+    fn check_winner(&mut self, slot: usize) {
+        let state = self.slots[slot].as_ref().expect("a winner is there");
+        let term = state.proposer.term();
+        if term > self.commit_term && !state.wal.starts_with(&self.committed) {
             self.violation = Some(format!("the winner of term {term} lacks committed WAL"));
         }
-        self.slot(slot).wal = wal;
+    }
+
+    fn release(&mut self, slot: usize) {
+        let state = self.slot(slot);
+        let floor = state.proposer.maybe_committed_lsn().expect("only winners are released");
+        let lsn = floor.max(START);
+        state.proposer.shorten(lsn);
+        state.wal.truncate(length(lsn));
+        state.held = false;
+        state.proposer.release();
+        self.check_winner(slot);
+        self.pump(slot);
     }
 
     /// A proposer is gone.

@@ -116,7 +116,7 @@ fn decode_history<'a>(
 ) -> Result<TermHistory, WireError> {
     const ENTRY_BYTES: usize = 16;
     if count as usize > TERMS_MAX {
-        return Err(reader.out_of_range("n_entries", "at most 32768", count.into()));
+        return Err(reader.out_of_range("n_entries", "at most 16384", count.into()));
     }
     let needed = count as usize * ENTRY_BYTES;
     if reader.left() < needed {
