@@ -2,17 +2,18 @@
 //!
 //! Two switches. First a joint configuration, in which a quorum needs a majority of the old members and one of the new:
 //! the relay brings the added member up while the old ones carry the commits. Then, when a majority of the new members
-//! has everything committed so far, the new members alone. Each switch counts once a majority of its members took it,
+//! has everything that the old ones can have committed alone, the new members alone. That is more than what nodes know
+//! to be committed: a majority of the old members had it in their logs when they took the joint configuration. Each switch counts once a majority of its members took it,
 //! and every step can be repeated: the command continues a change that was interrupted.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clap::{Args, Subcommand};
 use firn_core::api::{CreateTimeline, TimelineStatus};
-use firn_core::consensus::membership::{Member, Membership};
-use firn_core::types::{Generation, Lsn, NodeId, TimelineKey};
+use firn_core::consensus::membership::{Member, Membership, majority_of};
+use firn_core::types::{Generation, Lsn, NodeId, Term, TimelineKey};
 
 use crate::client::NodeClient;
 use crate::clock::wait_until;
@@ -88,6 +89,10 @@ fn remove(arguments: &RemoveArguments) -> Result<()> {
     change.run(target, Duration::from_secs(arguments.limit_s))
 }
 
+/// The last term and the end of a log: of two logs the one with the greater pair has everything that the other one can
+/// have committed.
+type LogEnd = (Term, Lsn);
+
 /// A membership change under way.
 struct Change {
     key: TimelineKey,
@@ -135,9 +140,9 @@ impl Change {
             },
         };
         self.create_where_missing(&joint)?;
-        self.switch(&joint, &joint.members)?;
+        let goal = self.switch(&joint, &joint.members)?;
         println!("generation {}: old and new members together", joint.generation);
-        self.wait_for_catch_up(&target, limit)?;
+        self.wait_for_catch_up(&target, goal, limit)?;
         let done = Membership {
             generation: Generation(joint.generation.0 + 1),
             members: target.clone(),
@@ -171,53 +176,56 @@ impl Change {
         Ok(())
     }
 
-    /// Switches every node of the membership that can be reached; a majority of `needed` must take it.
-    fn switch(&self, membership: &Membership, needed: &[Member]) -> Result<()> {
-        let mut taken = 0;
+    /// Switches every node of the membership that can be reached; a majority of `needed` must take it. The end of the most
+    /// advanced log among these: nothing past it was committed before.
+    fn switch(&self, membership: &Membership, needed: &[Member]) -> Result<LogEnd> {
+        let mut ends = BTreeMap::new();
         for client in &self.clients {
             let switched = client.status().and_then(|status| {
                 if !membership.contains(status.id) {
-                    return Ok(false);
+                    return Ok(());
                 }
                 let switched = client.switch_membership(self.key, membership)?;
                 let is_there = switched.current_conf.generation >= membership.generation;
-                Ok(is_there && needed.iter().any(|member| member.id == status.id))
+                if is_there && needed.iter().any(|member| member.id == status.id) {
+                    ends.insert(status.id, (switched.last_log_term, switched.flush_lsn));
+                }
+                Ok(())
             });
-            match switched {
-                Ok(counts) => taken += usize::from(counts),
-                Err(error) => eprintln!("firn: {error:#}"),
-            }
+            switched.unwrap_or_else(|error| eprintln!("firn: {error:#}"));
         }
         ensure!(
-            taken > needed.len() / 2,
-            "generation {} was taken by {taken} of {} nodes, which is no majority; run the command again",
+            ends.len() >= majority_of(needed.len()),
+            "generation {} was taken by {} of {} nodes, which is no majority; run the command again",
             membership.generation,
+            ends.len(),
             needed.len()
         );
-        Ok(())
+        Ok(ends.into_values().max().unwrap_or_default())
     }
 
-    /// Waits until a majority of `target`, with every added node among them, has all that was committed at the start.
-    fn wait_for_catch_up(&self, target: &[Member], limit: Duration) -> Result<()> {
-        let commit_lsn = |client: &NodeClient| Some(client.timeline(self.key).ok()?.commit_lsn);
-        let goal: Lsn = self.clients.iter().filter_map(commit_lsn).max().unwrap_or_default();
-        println!("waiting until the members have everything up to {goal}");
+    /// Waits until a majority of `target`, with every added node among them, has a log that reaches `goal`.
+    fn wait_for_catch_up(&self, target: &[Member], goal: LogEnd, limit: Duration) -> Result<()> {
+        println!("waiting until the members have everything up to {} of term {}", goal.1, goal.0);
         let old = ids(&self.present.members);
         let caught_up = || {
             let mut behind: BTreeSet<NodeId> = ids(target);
             for client in &self.clients {
                 if let (Ok(node), Ok(status)) = (client.status(), client.timeline(self.key))
-                    && status.flush_lsn >= goal
+                    && (status.acceptor_state.epoch, status.flush_lsn) >= goal
                 {
                     behind.remove(&node.id);
                 }
             }
             let added_is_behind = behind.iter().any(|id| !old.contains(id));
-            let has_majority = target.len() - behind.len() > target.len() / 2;
+            let has_majority = target.len() - behind.len() >= majority_of(target.len());
             Ok((has_majority && !added_is_behind).then_some(()))
         };
         wait_until(limit, caught_up)?.with_context(|| {
-            format!("the new members do not have {goal} after {limit:?}; is the relay running? Run the command again")
+            format!(
+                "the new members do not have {} after {limit:?}; is the relay running? Run the command again",
+                goal.1
+            )
         })
     }
 
