@@ -15,7 +15,7 @@ pub mod request;
 pub mod timeline;
 mod wal_files;
 
-use std::cell::RefCell;
+use std::cell::{Ref, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -134,6 +134,16 @@ impl Shard {
     /// What the shard counts.
     pub fn metrics(&self) -> &ShardMetrics {
         &self.0.metrics
+    }
+
+    /// What the shard would know of a timeline after a crash at this moment; `None` when the timeline is not there or may
+    /// have lost acknowledged changes.
+    pub fn durable_state(&self, key: TimelineKey) -> Option<Ref<'_, TimelineState>> {
+        Ref::filter_map(self.journal().state(), |state| {
+            let timeline = state.timelines.get(&key).filter(|timeline| !timeline.suspect);
+            timeline.map(|timeline| &timeline.state)
+        })
+        .ok()
     }
 
     fn journal(&self) -> &Journal {

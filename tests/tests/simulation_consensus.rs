@@ -31,7 +31,7 @@ const MARKS: [&str; 22] = [
 
 #[test]
 fn nothing_acknowledged_is_lost() {
-    let runner = Runner::from_environment(60);
+    let runner = Runner::from_environment(200);
     runner.run(&MARKS, |seed| {
         let outcome = run(seed)?;
         assert!(outcome.messages >= 5_000 && outcome.faults >= 3, "{outcome:?}");

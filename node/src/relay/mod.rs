@@ -53,8 +53,8 @@ pub fn run(arguments: RelayArguments) -> Result<()> {
     Err(anyhow!(reason))
 }
 
-/// Session after session; gives the reason why there is no further one.
-async fn follow(runtime: &Runtime, options: &Rc<RelayOptions>) -> String {
+/// Session after session, on any runtime; gives the reason why there is no further one.
+pub async fn follow(runtime: &Runtime, options: &Rc<RelayOptions>) -> String {
     let mut backoff = BACKOFF_MIN;
     let mut last_reason = String::new();
     loop {

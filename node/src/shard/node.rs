@@ -165,16 +165,22 @@ impl ShardStarts {
 
 /// Runs one shard until the process ends, or at once returns when it cannot start.
 pub async fn run_shard(runtime: Runtime, start: ShardStart) {
+    run_watched_shard(runtime, start, |_| {}).await;
+}
+
+/// As [`run_shard`]; whoever watches gets the shard once its journal is recovered, before it serves anything.
+pub async fn run_watched_shard(runtime: Runtime, start: ShardStart, opened: impl FnOnce(&Shard)) {
     let ShardStart { number, options, mailbox, senders, identity, started } = start;
-    let opened = open(&runtime, number, &options, senders, identity).await;
-    let (directory, shard, listener) = match opened {
-        Ok(opened) => opened,
+    let recovered = open(&runtime, number, &options, senders, identity).await;
+    let (directory, shard, listener) = match recovered {
+        Ok(recovered) => recovered,
         Err(error) => {
             // Whoever started the node may be gone.
             let _ = started.send(Err(error));
             return;
         }
     };
+    opened(&shard);
     let listen = listener.as_ref().map(|listener| listener.local_addr());
     if let Some(listener) = listener {
         let accepting = listener::accept(shard.clone(), listener);

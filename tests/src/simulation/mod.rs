@@ -7,6 +7,7 @@
 //! Read first: [`wal`] (the WAL that a simulated primary writes).
 
 pub mod checks;
+pub mod cluster;
 pub mod consensus;
 pub mod ledger;
 pub mod primary;

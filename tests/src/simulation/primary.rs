@@ -62,6 +62,11 @@ impl Primary {
         self.next_xid
     }
 
+    /// Records that no client was told are safe yet.
+    pub fn waiting(&self) -> usize {
+        self.wal.records().len() - self.first_waiting
+    }
+
     /// Writes a few records: mostly commits and small ones, now and then one over several pages or a segment switch.
     pub fn write(&mut self, random: &mut Random) {
         if self.wal.end() - self.wal.start() > WAL_BYTES_MAX {

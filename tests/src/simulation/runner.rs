@@ -28,7 +28,14 @@ impl Runner {
             Some(text.parse::<u64>().unwrap_or_else(|_| panic!("{name}={text}: expected a number")))
         };
         match number("FIRN_SIMULATION_SEED") {
-            Some(seed) => Runner { first: seed, count: 1, replay: true },
+            Some(seed) => {
+                // A replay tells what the nodes and relays logged, as RUST_LOG asks.
+                let filter = tracing_subscriber::EnvFilter::from_default_env();
+                let format = tracing_subscriber::fmt().without_time().with_env_filter(filter);
+                // Another test of the process may have been first.
+                let _ = format.try_init();
+                Runner { first: seed, count: 1, replay: true }
+            }
             None => {
                 let count = number("FIRN_SIMULATION_SEEDS").unwrap_or(seeds);
                 Runner { first: 1, count, replay: false }

@@ -3,6 +3,7 @@
 use crate::consensus::acceptor::{Acceptor, AcceptorError, Changes, Reply, Step, When};
 use crate::consensus::change::{Change, Create};
 use crate::consensus::membership::Membership;
+use crate::mutant::{self, Mutant};
 use crate::types::{Generation, Lsn, PostgresVersion, SystemId, TimelineKey};
 use crate::wire::walproposer::{AcceptorGreeting, AcceptorMessage, ProposerGreeting};
 
@@ -17,7 +18,8 @@ pub fn create_on_push(
     allowed: bool,
 ) -> Result<Create, AcceptorError> {
     check_key(key, greeting)?;
-    if !allowed || greeting.membership.generation != Generation(0) {
+    let may_create = allowed && greeting.membership.generation == Generation(0);
+    if !may_create && !mutant::active(Mutant::AnswerUnknownTimeline) {
         return Err(AcceptorError::Unknown { key });
     }
     let segment_size_bytes = greeting.segment_size_bytes;

@@ -33,8 +33,8 @@ impl Acceptor {
         Ok(self.step(Changes::two(change, None), Reply::None))
     }
 
-    /// Takes over the history of Postgres timelines from the elected proposer of `term`. Names of committed bytes never
-    /// change.
+    /// Takes over the history of Postgres timelines from the elected proposer of `term`. Switches below the commit LSN
+    /// never change. One may be learned late: a fence, or a proposer before it told, brings bytes without their names.
     pub fn set_postgres_history(
         &mut self,
         term: Term,
@@ -53,7 +53,7 @@ impl Acceptor {
             let below = history.0.iter().filter(|switch| switch.lsn < commit_lsn);
             below.map(|switch| (switch.timeline, switch.lsn)).collect()
         };
-        if !current.0.is_empty() && committed(history) != committed(current) {
+        if !committed(history).starts_with(&committed(current)) {
             return Err(AcceptorError::PostgresHistoryCommitted { commit_lsn });
         }
         let change = Change::PostgresHistory(history.clone());

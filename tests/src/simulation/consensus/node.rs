@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use firn_core::consensus::acceptor::{Acceptor, Mark, Reply, Step, When};
+use firn_core::consensus::acceptor::{Acceptor, Mark, Reply, Step, When, create_on_push};
 use firn_core::consensus::change::{Change, Create};
 use firn_core::consensus::membership::Membership;
 use firn_core::consensus::state::TimelineState;
@@ -231,12 +231,12 @@ impl Node {
         bytes: &[u8],
         out: &mut Vec<Outgoing>,
     ) -> Result<(), String> {
-        let Some(process) = self.process.as_mut() else {
-            marks::hit("node.unknown_timeline_refused");
-            return Err("the timeline is not known here".to_string());
-        };
         let message =
             ProposerMessage::decode(ProtocolVersion::V3, bytes).map_err(|e| e.to_string())?;
+        if self.process.is_none() {
+            self.greet_unknown(&message)?;
+        }
+        let process = self.process.as_mut().expect("the timeline was there or was made");
         let is_greeting = matches!(message, ProposerMessage::Greeting(_));
         if is_greeting {
             process.greeted.insert(session.0, session.1);
@@ -246,6 +246,19 @@ impl Node {
         let step = process.acceptor.handle(&message).map_err(|error| error.to_string())?;
         process.take(step, session);
         process.answer(out);
+        Ok(())
+    }
+
+    /// The first message about a timeline that is not here: a relay's, which never allows that one is made.
+    fn greet_unknown(&mut self, message: &ProposerMessage<'_>) -> Result<(), String> {
+        let ProposerMessage::Greeting(greeting) = message else {
+            return Err("the first message is no greeting".to_string());
+        };
+        let create = create_on_push(self.key, greeting, false).map_err(|error| {
+            marks::hit("node.unknown_timeline_refused");
+            error.to_string()
+        })?;
+        self.create(&create);
         Ok(())
     }
 
