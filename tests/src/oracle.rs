@@ -12,5 +12,6 @@ pub mod data_directory;
 pub mod mask;
 pub mod replay;
 pub mod report;
+pub mod samples;
 pub mod store;
 pub mod workload;

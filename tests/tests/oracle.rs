@@ -19,8 +19,6 @@ const UNREACHED: &[(&str, &str)] = &[
     ("Heap2/REWRITE", "needs a logical replication slot"),
     ("Heap/HOT_UPDATE+INIT", "a HOT update's page has the old tuple, so it is never new"),
     ("Gist/ASSIGN_LSN", "wal_level=minimal only"),
-    ("Standby/INVALIDATIONS", "written for commits without a transaction id only"),
-    ("BRIN/UPDATE+INIT", "needs an update that moves to a page nobody used"),
 ];
 
 fn names(version: WalVersion) -> BTreeSet<String> {

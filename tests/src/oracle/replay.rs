@@ -14,6 +14,7 @@ use firn_core::types::Lsn;
 use super::data_directory::segments;
 use super::mask::mask;
 use super::report::Report;
+use super::samples::Samples;
 use super::store::Store;
 
 /// Segment size of the servers that the oracle runs.
@@ -26,6 +27,7 @@ pub fn replay(
     start: Lsn,
     version: WalVersion,
     settings: Settings,
+    samples: Option<&mut Samples>,
 ) -> Result<Report> {
     let mut oracle = Oracle {
         store,
@@ -33,6 +35,7 @@ pub fn replay(
         scratch: ImageScratch::default(),
         report: Report::new(version),
         settings,
+        samples,
     };
     let mut decoder = Decoder::new(start, SEGMENT_BYTES, Some(version));
     let mut skip = (start.0 % u64::from(SEGMENT_BYTES)) as usize;
@@ -70,6 +73,7 @@ struct Oracle<'s> {
     scratch: ImageScratch,
     report: Report,
     settings: Settings,
+    samples: Option<&'s mut Samples>,
 }
 
 impl Oracle<'_> {
@@ -98,7 +102,14 @@ impl Oracle<'_> {
             let mut expected = [0; PAGE_BYTES];
             image.restore(&mut expected, &mut self.scratch).map(|()| expected)
         });
+        let before = self.samples.as_ref().map(|_| *page);
         let outcome = self.redo.redo_block(record, block.id(), page);
+        if let (Some(samples), Some(before), Ok(Outcome::Applied)) =
+            (&mut self.samples, before, &outcome)
+            && expected.is_some()
+        {
+            samples.add(record, block.id(), &before, page);
+        }
         let counts = self.report.counts(record);
         match outcome {
             Ok(Outcome::Restored) => counts.restored += 1,

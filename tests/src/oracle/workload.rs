@@ -76,7 +76,7 @@ pub fn run_pass(install: &PostgresInstall, pass: Pass) -> Result<Report> {
     let mut store = data_directory::read(&base)?;
     let settings = Settings { visible_moves_heap_lsn: pass.checksums, ..Settings::default() };
     let wal = data.join("pg_wal");
-    let mut report = replay::replay(&mut store, &wal, start, version, settings)?;
+    let mut report = replay::replay(&mut store, &wal, start, version, settings, None)?;
     compare::compare(&store, &data_directory::read(&data)?, &mut report);
     compare_counts(install, &wal, start, &mut report)?;
     Ok(report)

@@ -1,0 +1,68 @@
+//! Decoding and redo allocate nothing per record: while they run, the allocator has nothing to give.
+
+#![allow(clippy::unwrap_used, reason = "every function here is part of a test")]
+
+use std::alloc::System;
+use std::path::PathBuf;
+
+use cap::Cap;
+use firn_core::postgres::bytes::Reader;
+use firn_core::postgres::page::PageBytes;
+use firn_core::postgres::redo::{Redo, Settings, effects};
+use firn_core::postgres::wal::{Decoder, Layout, Record, WalVersion};
+use firn_core::types::Lsn;
+use firn_tests::recordings::unpacked;
+
+/// An allocation past the limit fails and aborts the test.
+#[global_allocator]
+static ALLOCATOR: Cap<System> = Cap::new(System, usize::MAX);
+
+fn golden(name: &str) -> Vec<u8> {
+    unpacked(&PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("golden").join(name)).unwrap()
+}
+
+fn without_allocating(work: impl FnOnce()) {
+    ALLOCATOR.set_limit(ALLOCATOR.allocated()).unwrap();
+    work();
+    ALLOCATOR.set_limit(usize::MAX).unwrap();
+}
+
+#[test]
+fn decoding_and_redo_allocate_nothing_per_record() {
+    // Any segment warms the decoder's buffer up, which holds records that cross a page.
+    let wal = golden("redo/wal/000000010000000000000001.zst");
+    let start = Lsn(0x14E_C3C8);
+    let mut decoder = Decoder::new(start, 16 << 20, Some(WalVersion::V17));
+    let (warm_up, rest) = wal[(start.0 - 0x100_0000) as usize..0x70_0000].split_at(1 << 20);
+    let mut input = warm_up;
+    while decoder.next(&mut input).unwrap().is_some() {}
+    let mut records = 0u64;
+    without_allocating(|| {
+        for mut input in rest.chunks(100_000) {
+            while let Some(record) = decoder.next(&mut input).unwrap() {
+                effects(&record, Settings::default(), |_| {}).unwrap();
+                records += 1;
+            }
+        }
+    });
+    assert!(records > 1000, "{records} records");
+
+    let samples = golden("redo-samples/18.zst");
+    let mut reader = Reader::new(&samples);
+    let mut redo = Redo::default();
+    let mut layout = Layout::new();
+    let mut replayed = 0u64;
+    without_allocating(|| {
+        while !reader.is_empty() {
+            let (start, end) = (Lsn(reader.u64().unwrap()), Lsn(reader.u64().unwrap()));
+            let (block_id, len) = (reader.u8().unwrap(), reader.u32().unwrap());
+            let bytes = reader.take(len as usize).unwrap();
+            let mut page: PageBytes = *reader.take(8192).unwrap().first_chunk().unwrap();
+            reader.skip(8192).unwrap();
+            let record = Record::parse(bytes, &mut layout, WalVersion::V18, start, end).unwrap();
+            redo.redo_block(&record, block_id, &mut page).unwrap();
+            replayed += 1;
+        }
+    });
+    assert!(replayed > 100, "{replayed} records");
+}
