@@ -24,23 +24,35 @@ use firn_core::wire::walproposer::{
 use firn_tests::recordings::conversation::{Conversation, Message, Sender};
 use firn_tests::recordings::scenario;
 
-const NODE: NodeId = NodeId(1);
-
 /// The acceptors of one node.
-#[derive(Default)]
 struct Node {
+    id: NodeId,
     acceptors: BTreeMap<TimelineKey, Acceptor>,
     /// What happened, for the test to name what it expects.
     refusals: Vec<(String, AcceptorError)>,
     answers: usize,
 }
 
+impl Default for Node {
+    fn default() -> Node {
+        Node { id: NodeId(1), acceptors: BTreeMap::new(), refusals: Vec::new(), answers: 0 }
+    }
+}
+
 impl Node {
     /// Forgets everything that is not durable.
     fn restart(&mut self) {
         for (key, acceptor) in &mut self.acceptors {
-            *acceptor = Acceptor::new(*key, NODE, acceptor.state().clone());
+            *acceptor = Acceptor::new(*key, self.id, acceptor.state().clone());
         }
+    }
+
+    /// Ends in good order, and begins again.
+    fn stop_and_start(&mut self) {
+        for acceptor in self.acceptors.values_mut() {
+            acceptor.checkpoint();
+        }
+        self.restart();
     }
 
     /// Replays the connections in order. One that waits for a term which the next connection brings is interrupted by
@@ -124,7 +136,7 @@ impl Node {
         {
             let create = create_on_push(session.key, greeting, session.allow_creation)?;
             let state = TimelineState::create(&create);
-            self.acceptors.insert(session.key, Acceptor::new(session.key, NODE, state));
+            self.acceptors.insert(session.key, Acceptor::new(session.key, self.id, state));
         }
         // A node looks a timeline up when it is greeted: whoever does not greet first is refused.
         session.greeted |= matches!(message, ProposerMessage::Greeting(_));
@@ -283,6 +295,31 @@ fn the_life_of_a_compute_in_version_2() -> Result<()> {
         "b4-stop-sync-restart",
         "b5-crash-sync-restart",
     ])
+}
+
+/// One of three acceptors: it is killed, comes back, is stopped, gets WAL that no one else gets, and has to cut it off.
+#[test]
+fn the_life_of_an_acceptor_among_three() -> Result<()> {
+    let mut node = Node { id: NodeId(3), ..Node::default() };
+    let third = |name: &str, node: &mut Node| -> Result<()> {
+        let mut connections = compute_connections(name)?;
+        connections.retain(|(name, _)| name.ends_with("sk3"));
+        node.replay(&mut connections).with_context(|| name.to_string())
+    };
+    third("c1-first-start", &mut node)?;
+    node.restart();
+    third("c2-sk3-down-and-back", &mut node)?;
+    node.stop_and_start();
+    third("c3-new-compute-then-sk3-back", &mut node)?;
+    let acceptor = node.acceptors.values().next().context("a timeline")?;
+    ensure!(acceptor.flush_lsn() == Lsn(0x15F23C8), "the lonely tail: {}", acceptor.flush_lsn());
+    node.restart();
+    third("c4-divergence", &mut node)?;
+    ensure!(node.refusals.is_empty(), "{:?}", node.refusals);
+    let acceptor = node.acceptors.values().next().context("a timeline")?;
+    let cut = acceptor.state().term_history.0.last().context("a term")?;
+    ensure!(cut.lsn == Lsn(0x15E9170), "term {} begins at {}", cut.term, cut.lsn);
+    Ok(())
 }
 
 #[test]
