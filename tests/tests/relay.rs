@@ -143,11 +143,16 @@ fn standby(cluster: &TestCluster) -> PostgresServer {
     let conninfo = format!("{} application_name=standby", cluster.postgres.conninfo());
     standby.configure(&[("primary_conninfo", &conninfo)]).unwrap();
     standby.start().unwrap();
+    catch_up(cluster, &standby);
+    standby
+}
+
+/// Waits until a standby has replayed all that the primary has written.
+fn catch_up(cluster: &TestCluster, standby: &PostgresServer) {
     let end = cluster.postgres.sql("SELECT pg_current_wal_lsn()").unwrap();
     let replayed = format!("SELECT pg_last_wal_replay_lsn() >= '{end}'");
     let caught_up = || Ok((standby.sql(&replayed)? == "t").then_some(()));
     wait_until(LIMIT, caught_up).unwrap().unwrap();
-    standby
 }
 
 #[test]
@@ -172,6 +177,36 @@ fn a_promoted_standby_is_followed_when_nothing_committed_is_missing() {
         let history = String::from_utf8(history.expect("the node knows the switch")).unwrap();
         assert!(history.starts_with("1\t"), "{history}");
     }
+}
+
+#[test]
+fn wal_that_no_quorum_has_gives_way_to_a_promoted_standby() {
+    let mut cluster = cluster();
+    insert(&mut cluster, 1);
+    let promoted = standby(&cluster);
+    cluster.nodes[1].kill().unwrap();
+    cluster.nodes[2].kill().unwrap();
+    catch_up(&cluster, &promoted);
+    promoted.sql("SELECT pg_promote()").unwrap();
+    let mut lost = cluster.begin_commit("INSERT INTO t VALUES (99)").unwrap();
+    cluster.wait_for_waiting_commits(1).unwrap();
+    let end = cluster.postgres.sql("SELECT pg_current_wal_flush_lsn()").unwrap();
+    let client = NodeClient::new(&cluster.nodes[0].url().unwrap(), None);
+    let end = end.parse().unwrap();
+    let has_it = || Ok((client.timeline(cluster.key)?.flush_lsn >= end).then_some(()));
+    wait_until(LIMIT, has_it).unwrap().unwrap();
+    cluster.relay.kill().unwrap();
+    cluster.postgres.kill().unwrap();
+    lost.kill().unwrap();
+
+    cluster.nodes[1].start().unwrap();
+    cluster.nodes[2].start().unwrap();
+    cluster.relay = cluster.relay_from(&promoted, "promoted.log");
+    cluster.postgres = promoted;
+    cluster.relay.start().unwrap();
+    insert(&mut cluster, 2);
+    cluster.wait_for_relay_line("cutting WAL that no quorum has").unwrap();
+    assert_eq!(count(&cluster), 2, "the unacknowledged row is gone");
 }
 
 #[test]

@@ -131,7 +131,8 @@ pub fn check(
         None => vec![Weakness::Unset],
         Some(names) => names.weaknesses(relay, others),
     };
-    if !matches!(synchronous_commit, "on" | "remote_apply") {
+    // `remote_write` waits for the flush too: a relay reports what is written only once a quorum has flushed it.
+    if !matches!(synchronous_commit, "on" | "remote_apply" | "remote_write") {
         found.push(Weakness::CommitSetting(synchronous_commit.to_string()));
     }
     Ok(found)

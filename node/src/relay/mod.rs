@@ -25,6 +25,7 @@ pub mod primary;
 pub mod session;
 pub mod survey;
 pub mod wal_stream;
+pub mod watch;
 
 use std::cell::Cell;
 use std::rc::Rc;

@@ -1,9 +1,6 @@
 //! The Postgres that the relay follows: who it is, how it is set, its slot, its WAL.
 
-use std::time::Duration;
-
 use firn_core::relay::history_file::{HistoryFileError, TimelinePath};
-use firn_core::relay::synchronous_names;
 use firn_core::types::{Lsn, PostgresTimeline, PostgresVersion, SystemId};
 use firn_core::wire::postgres::replication::ReplicationError;
 use thiserror::Error;
@@ -128,10 +125,6 @@ pub struct Primary {
     pub path: TimelinePath,
     /// WAL up to here is on its disk.
     pub flush_lsn: Lsn,
-    /// The setting.
-    pub synchronous_standby_names: String,
-    /// The default of its sessions.
-    pub synchronous_commit: String,
 }
 
 impl Primary {
@@ -153,15 +146,7 @@ impl Primary {
         let segment_size_bytes = segment_size_bytes(&connection.show("wal_segment_size").await?)?;
         let (system_id, timeline, flush_lsn) = identify_system(&mut connection).await?;
         let path = timeline_path(&mut connection, timeline).await?;
-        let primary = Primary {
-            system_id,
-            version,
-            segment_size_bytes,
-            path,
-            flush_lsn,
-            synchronous_standby_names: connection.show("synchronous_standby_names").await?,
-            synchronous_commit: connection.show("synchronous_commit").await?,
-        };
+        let primary = Primary { system_id, version, segment_size_bytes, path, flush_lsn };
         Ok((primary, connection))
     }
 }
@@ -326,53 +311,6 @@ pub fn wal_error(error: ConnectionError, at: Lsn) -> PrimaryError {
         _ => false,
     };
     if gone { PrimaryError::WalGone { at, reason: error.to_string() } } else { error.into() }
-}
-
-/// Warns of everything that lets commits return without the quorum.
-pub async fn warn_of_weaknesses(
-    runtime: &Runtime,
-    options: &PrimaryOptions,
-    primary: &Primary,
-    own_process_ids: &[i32],
-) {
-    let others = match other_standbys(runtime, options, own_process_ids).await {
-        Ok(others) => others,
-        Err(error) => {
-            tracing::warn!(%error, "cannot look for other standbys that satisfy synchronous_standby_names");
-            Vec::new()
-        }
-    };
-    let found = synchronous_names::check(
-        &primary.synchronous_standby_names,
-        &primary.synchronous_commit,
-        &options.application_name,
-        &others,
-    );
-    match found {
-        Ok(weaknesses) => weaknesses.iter().for_each(|weakness| tracing::warn!("{weakness}")),
-        Err(error) => tracing::warn!(%error, "cannot judge synchronous_standby_names"),
-    }
-}
-
-/// Names of the other walsenders' clients. Needs an ordinary session and sight of pg_stat_replication.
-async fn other_standbys(
-    runtime: &Runtime,
-    options: &PrimaryOptions,
-    own_process_ids: &[i32],
-) -> Result<Vec<String>, ConnectionError> {
-    let mut conninfo = options.conninfo.clone();
-    conninfo.connect_timeout = conninfo.connect_timeout.min(Duration::from_secs(5));
-    let database = conninfo.database.clone().unwrap_or_else(|| "postgres".to_string());
-    let parameters = [("database", database.as_str()), ("application_name", "firn-relay-check")];
-    let mut connection = Connection::open(runtime, &conninfo, &parameters).await?;
-    let own: Vec<String> = own_process_ids.iter().map(i32::to_string).collect();
-    let rows = connection
-        .query("SELECT application_name, pid FROM pg_catalog.pg_stat_replication")
-        .await?;
-    let is_other = |row: &&Vec<Option<String>>| {
-        row.get(1).and_then(Option::as_ref).is_some_and(|pid| !own.contains(pid))
-    };
-    Ok(rows.iter().filter(is_other).filter_map(|row| row.first()?.clone()).collect())
 }
 
 fn quote_identifier(name: &str) -> String {

@@ -29,6 +29,7 @@ use super::postgres::transport::Transport;
 use super::primary::{self, Primary, PrimaryError};
 use super::survey::Survey;
 use super::wal_stream::{PrimaryWal, WalEvent};
+use super::watch;
 use crate::runtime::sync::{Notify, Watch};
 use crate::runtime::{Runtime, Task, TaskClass};
 
@@ -177,9 +178,7 @@ async fn attempt(
         stream_from = stream_start(begin, segment);
     }
     let wal = session.or_end(open_wal(runtime, options, &primary, stream_from)).await?;
-    let own = [questions.process_id(), wal.process_id()].into_iter().flatten().collect::<Vec<_>>();
     drop(questions);
-    primary::warn_of_weaknesses(runtime, &options.primary, &primary, &own).await;
     session.begin_leading(stream_from, primary.path.postgres_history());
     tracing::info!(from = %stream_from, "streaming");
     led();
@@ -441,10 +440,13 @@ impl Session {
 
     async fn stream(&self, wal: PrimaryWal) -> Result<Infallible, End> {
         let transport = wal.transport();
+        let watch = watch::watch(&self.runtime, &self.options.primary, wal.process_id());
+        let watch = std::pin::pin!(watch);
         let receive = std::pin::pin!(self.receive(wal));
         let report = std::pin::pin!(self.report(transport));
-        match select(receive, report).await {
-            Either::Left((end, _)) | Either::Right((end, _)) => end,
+        match select(select(receive, report), watch).await {
+            Either::Left((Either::Left((end, _)) | Either::Right((end, _)), _)) => end,
+            Either::Right((never, _)) => match never {},
         }
     }
 

@@ -62,6 +62,9 @@ pub enum ConnectionError {
         /// Its text.
         message: String,
     },
+    /// A Unix socket: the relay speaks TCP only.
+    #[error("is a Unix socket, which the relay does not use: name a TCP host (host=127.0.0.1)")]
+    UnixSocket,
     /// TLS is wanted and the server has none.
     #[error("the server does not speak TLS, and sslmode asks for it")]
     NoTls,
@@ -334,6 +337,9 @@ async fn open_transport(
     server: &ServerAddress,
 ) -> Result<Transport, ConnectionError> {
     let host = server.host_address.as_ref().unwrap_or(&server.host);
+    if host.starts_with(['/', '@']) {
+        return Err(ConnectionError::UnixSocket);
+    }
     let address = if host.contains(':') {
         format!("[{host}]:{}", server.port)
     } else {
