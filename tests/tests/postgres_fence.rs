@@ -41,6 +41,28 @@ fn a_rebuild_stops_an_old_primary_and_its_relay_that_still_run() {
 }
 
 #[test]
+fn a_rebuilt_primary_can_be_rebuilt_again() {
+    let mut cluster = cluster();
+    cluster.postgres.base_backup(&cluster.path("base")).unwrap();
+    cluster.commit("INSERT INTO t VALUES (1)").unwrap();
+    cluster.postgres.kill().unwrap();
+    cluster.relay.kill().unwrap();
+
+    // Each rebuild begins a Postgres timeline; the nodes name its WAL by it and keep the history.
+    for (round, (base, to)) in [("base", "second"), ("base", "third")].into_iter().enumerate() {
+        let rebuilt = cluster.rebuild(base, to).unwrap();
+        cluster.relay = cluster.relay_from(&rebuilt, &format!("relay-{to}.log"));
+        cluster.postgres = rebuilt;
+        cluster.relay.start().unwrap();
+        cluster.commit(&format!("INSERT INTO t VALUES ({})", round + 2)).unwrap();
+        let ids = cluster.postgres.sql("SELECT string_agg(id::text, ',' ORDER BY id) FROM t");
+        assert_eq!(ids.unwrap(), ["1,2", "1,2,3"][round]);
+        cluster.postgres.kill().unwrap();
+        cluster.relay.kill().unwrap();
+    }
+}
+
+#[test]
 fn a_primary_from_an_older_copy_of_its_disk_is_refused() {
     let mut cluster = cluster();
     cluster.postgres.stop_immediately().unwrap();

@@ -79,7 +79,7 @@ impl RebuildArguments {
         let install = PostgresInstall::find(Some(version))?;
         self.check_begin(&to, &fenced)?;
         prepare(&to)?;
-        let postgres_timeline = self.recover(install.clone(), &to, fenced.lsn)?;
+        let postgres_timeline = self.recover(install.clone(), &to, &fenced)?;
         Ok(Rebuilt { fenced, postgres_timeline, install })
     }
 
@@ -108,8 +108,11 @@ impl RebuildArguments {
         Ok(())
     }
 
-    fn recover(&self, install: PostgresInstall, to: &Path, until: Lsn) -> Result<u32> {
-        let before = newest_history(to)?.map(|(timeline, _)| timeline);
+    fn recover(&self, install: PostgresInstall, to: &Path, fenced: &Fenced) -> Result<u32> {
+        let until = fenced.lsn;
+        // Recovery fetches the histories of the timelines that it follows; the promotion's comes after all of these.
+        let followed = fenced.postgres_timeline.map(|timeline| timeline.0);
+        let before = newest_history(to)?.map(|(timeline, _)| timeline).max(followed);
         let mut server = PostgresServer::adopt(install.clone(), to)?;
         let restore_command = self.restore_command(until)?;
         // On the command line only: nothing of the recovery stays behind in the directory. WAL is kept for the relay,
