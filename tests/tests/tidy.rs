@@ -272,6 +272,37 @@ fn versions_stand_in_the_workspace_table_only() {
 }
 
 #[test]
+fn every_dependency_is_used() {
+    let manifests = files(&["Cargo.toml"]);
+    let sources = files(&[".rs"]);
+    let mut found = Vec::new();
+    let mut used = BTreeSet::new();
+    for (path, manifest) in manifests.iter().filter(|(path, _)| path != "Cargo.toml") {
+        let folder = path.strip_suffix("Cargo.toml").unwrap();
+        for line in ["dependencies", "dev-dependencies"].map(|name| table(manifest, name)).concat()
+        {
+            let name = line.split([' ', '=', '.']).next().unwrap();
+            used.insert(name);
+            let identifier = name.replace('-', "_");
+            let is_named = |(source, text): &(String, String)| {
+                source.starts_with(folder) && text.contains(&identifier)
+            };
+            if !sources.iter().any(is_named) {
+                found.push(format!("{path}: {name} is not used"));
+            }
+        }
+    }
+    let (_, workspace) = manifests.iter().find(|(path, _)| path == "Cargo.toml").unwrap();
+    for line in table(workspace, "workspace.dependencies") {
+        let name = line.split([' ', '=', '.']).next().unwrap();
+        if !used.contains(name) {
+            found.push(format!("Cargo.toml: {name} is not used"));
+        }
+    }
+    assert_none("dependencies", found);
+}
+
+#[test]
 fn the_lock_file_stays_small() {
     let lock = fs::read_to_string(root().join("Cargo.lock")).unwrap();
     let packages = lock.lines().filter(|line| *line == "[[package]]").count();
