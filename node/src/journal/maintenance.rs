@@ -164,10 +164,11 @@ fn to_evacuate(shared: &Shared) -> Vec<SegmentPlace> {
     let mut segments: Vec<SegmentPlace> =
         live.iter().filter(|segment| segment.journal != shared.number).take(1).copied().collect();
     let available = ring.available(shared.options.segments_max);
-    let closed = ring.used.iter().filter(|(_, used)| used.closed);
     let wanted = LOW_WATER.saturating_sub(available);
-    segments.extend(closed.take(wanted).map(|(place, _)| shared.place(*place)));
-    segments.retain(|segment| live.contains(segment));
+    // One that is empty already waits for a snapshot, or for a read to end: others go on.
+    let closed = ring.used.iter().filter(|(_, used)| used.closed);
+    let places = closed.map(|(place, _)| shared.place(*place));
+    segments.extend(places.filter(|segment| live.contains(segment)).take(wanted));
     segments
 }
 

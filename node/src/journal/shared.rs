@@ -170,18 +170,23 @@ impl Shared {
         self.idle_lanes.take().into_iter().for_each(Waker::wake);
     }
 
-    /// Room in the ring that appends of WAL may still use.
-    fn has_room(&self) -> bool {
+    /// Whether a start would replay no more than its bound if WAL were appended now.
+    fn may_append(&self) -> bool {
+        let may = self.ring.borrow().may_append(self.log.borrow().last_place());
+        if !may {
+            firn_core::marks::hit("journal.waits_for_snapshot");
+        }
+        may
+    }
+
+    /// Whether the ring has room for what is queued and `more_bytes` of WAL, and the reserve besides.
+    fn has_room(&self, more_bytes: usize) -> bool {
         let ring = self.ring.borrow();
         let log = self.log.borrow();
-        if !ring.may_append(log.last_place()) {
-            firn_core::marks::hit("journal.waits_for_snapshot");
-            return false;
-        }
         let segments = ring.available(self.options.segments_max) as u64;
         let room = log.room_bytes() + segments * self.options.segment_bytes;
-        let queued = self.queue.borrow().bytes() as u64;
-        room > self.options.reserve_bytes() + self.options.close_below_bytes() + queued
+        let wanted = (self.queue.borrow().bytes() + more_bytes) as u64;
+        room > self.options.reserve_bytes() + self.options.close_below_bytes() + wanted
     }
 
     /// Whether WAL can be taken now; `None`: wait.
@@ -189,7 +194,7 @@ impl Shared {
         if let Err(error) = self.check_poison() {
             return Some(Err(error));
         }
-        if !self.has_room() {
+        if !self.has_room(self.options.queue_bytes_max) || !self.may_append() {
             return self.stuck.get().then_some(Err(JournalError::Full));
         }
         let queued = self.queue.borrow().bytes();
@@ -212,7 +217,7 @@ impl Shared {
             if found > expected {
                 return Err(JournalError::QueueFull { expected, found });
             }
-            if !self.has_room() {
+            if !self.has_room(found) {
                 self.wake_maintenance.notify_all();
                 let stuck = self.stuck.get();
                 return Err(if stuck { JournalError::Full } else { JournalError::NotReady });

@@ -41,13 +41,15 @@ enum Step {
 
 fn next(shared: &Shared) -> Step {
     let mut ring = shared.ring.borrow_mut();
-    if ring.spares.len() >= SPARES {
+    let may_grow = ring.files() < shared.options.segments_max;
+    // After a full disk the ring grows again as soon as it can, wanted or not: others count on that room.
+    if ring.spares.len() >= SPARES && !(ring.cannot_grow && may_grow) {
         return Step::Wait;
     }
     if let Some(name) = ring.free.pop() {
         return Step::Reuse(name);
     }
-    if ring.files() < shared.options.segments_max {
+    if may_grow {
         ring.next_file += 1;
         return Step::Make(ring.next_file - 1);
     }

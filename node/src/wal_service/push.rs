@@ -168,7 +168,10 @@ impl Receiving<'_> {
         queue: &ReplyQueue,
         message: &ProposerMessage<'_>,
     ) -> Result<(), End> {
-        timeline.ready().await.map_err(failed)?;
+        // A full journal takes no WAL, but goes on to take votes and positions.
+        if matches!(message, ProposerMessage::Append(request) if !request.wal.is_empty()) {
+            timeline.ready().await.map_err(failed)?;
+        }
         let stepped = timeline.handle(message).map_err(failed)?;
         let counters = &self.shard.metrics().counters;
         match message {

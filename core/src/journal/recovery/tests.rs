@@ -538,3 +538,52 @@ mod hostile {
         }
     }
 }
+
+/// Each deliberate bug of recovery and format makes one of the tests here fail.
+#[test]
+fn mutants_are_caught() {
+    for (mutant, test) in [
+        (Mutant::ForgetVote, frames_of_several_segments_and_lives_are_replayed as fn()),
+        (Mutant::DropLifeId, tenant_bytes_that_look_like_a_frame_are_none as fn()),
+    ] {
+        mutant::switch(Some(mutant));
+        let caught = std::panic::catch_unwind(test).is_err();
+        mutant::switch(None);
+        assert!(caught, "{mutant:?} was not noticed");
+    }
+}
+
+#[test]
+fn a_dump_names_every_entry_and_gap() {
+    use crate::journal::inspect::{Item, items, repair_report};
+    let mut disk = Disk::start();
+    disk.frame(&[create(), vote(1)]);
+    let lost = disk.frame(&[vote(2)]);
+    disk.frame(&[Entry::Seal]);
+    disk.flip(lost);
+    let header = disk.header(0);
+    let found: Vec<_> = items(&header, &disk.files[0])
+        .map(|item| match item {
+            Item::Frame { header, entries, .. } => (header.sequence, entries.join("; ")),
+            Item::Gap { offset_bytes, bytes } => (0, format!("{bytes} bytes at {offset_bytes}")),
+        })
+        .collect();
+    let zeros = "0".repeat(32);
+    let expected = [
+        (1, "previous end nothing before".to_string()),
+        (
+            2,
+            format!(
+                "create {zeros}/{zeros} generation 0 start 0/1000 commit 0/1000 WAL segments of 16777216 bytes; \
+                 vote {zeros}/{zeros} 1"
+            ),
+        ),
+        (0, "4096 bytes at 12288".to_string()),
+        (4, "seal".to_string()),
+        (0, "45056 bytes at 20480".to_string()),
+    ];
+    assert_eq!(found, expected);
+    let report = repair_report(&disk.recover().unwrap());
+    assert_eq!(report.suspect_timelines, [key()]);
+    assert!(report.lost_frames && report.finding.unwrap().contains("frame 3 is missing"));
+}

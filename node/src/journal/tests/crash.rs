@@ -263,3 +263,12 @@ fn a_seed_gives_the_same_events_again() {
     assert_eq!(trace(5), trace(5));
     assert_ne!(trace(5), trace(6));
 }
+
+#[test]
+fn acknowledging_out_of_order_is_caught() {
+    use firn_core::mutant::{Mutant, switch};
+    switch(Some(Mutant::AcknowledgeOutOfOrder));
+    let caught = (0..20).any(|seed| std::panic::catch_unwind(|| run_seed(seed)).is_err());
+    switch(None);
+    assert!(caught);
+}
