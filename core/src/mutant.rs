@@ -14,7 +14,7 @@ pub enum Mutant {
     AcknowledgeOutOfOrder,
     /// Recovery passes over votes.
     ForgetVote,
-    /// A new life of the journal writes right behind the last frame of the one before it.
+    /// A new life of the journal goes on at the place of the segment in which the one before it was cut.
     WriteBehindCut,
     /// A frame's CRC does not cover the life of the process that wrote it.
     DropLifeId,

@@ -4,7 +4,7 @@ use firn_tests::simulation::cluster::world::run;
 use firn_tests::simulation::runner::Runner;
 
 /// What every batch of seeds must have met.
-const MARKS: [&str; 16] = [
+const MARKS: [&str; 17] = [
     "cluster.fenced",
     "fault.clock_jumped",
     "fault.disk_emptied",
@@ -20,6 +20,7 @@ const MARKS: [&str; 16] = [
     "fault.relays_compete",
     "fault.rot",
     "fault.shard_count_changed",
+    "fault.voter_killed",
     "primary.lost_tail",
 ];
 

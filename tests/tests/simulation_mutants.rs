@@ -1,6 +1,7 @@
 //! The simulation notices bugs: each deliberate one is caught within a few seeds.
 //!
-//! Bugs exist only in builds with debug assertions.
+//! Bugs exist only in builds with debug assertions. `Mutant::DropLifeId` has no test here: sequence numbers that never
+//! repeat and the chain of CRCs stand behind the life id, and no seed was found that tells the difference.
 #![cfg(debug_assertions)]
 
 use std::panic::catch_unwind;
@@ -55,4 +56,9 @@ fn a_journal_that_acknowledges_out_of_order_is_caught() {
 #[test]
 fn a_recovery_that_forgets_a_vote_is_caught() {
     caught_by(Mutant::ForgetVote, cluster_holds);
+}
+
+#[test]
+fn a_journal_that_writes_behind_a_cut_is_caught() {
+    caught_by(Mutant::WriteBehindCut, cluster_holds);
 }

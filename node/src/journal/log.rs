@@ -85,13 +85,15 @@ pub(super) struct Log {
 impl Log {
     /// Goes on behind what recovery found, in a new segment.
     pub(super) fn new(recovered: &Recovered, life_id: Id) -> Log {
+        let behind_cut =
+            u64::from(mutant::active(Mutant::WriteBehindCut) && recovered.end.is_some());
         Log {
             open: None,
             close: false,
             in_flight: VecDeque::with_capacity(INFLIGHT_MAX),
             first_number: 0,
             next_sequence: recovered.last_sequence + 1,
-            next_place: recovered.next_place,
+            next_place: recovered.next_place - behind_cut,
             last_crc: recovered.last_crc,
             life_id,
             durable_through: recovered.last_sequence,

@@ -1,9 +1,13 @@
 //! What goes wrong in a run of a whole cluster.
 
+use std::time::Duration;
+
 use firn_core::marks;
 use firn_node::runtime::sim::{DiskFaults, LinkFaults, MachineId};
 
+use super::nodes::NodeMachine;
 use super::world::World;
+use crate::simulation::checks::Violation;
 
 /// Files of a node's journal.
 const JOURNAL: &str = "journal";
@@ -54,6 +58,24 @@ impl Faults {
         if happened {
             self.count += 1;
         }
+    }
+
+    /// Runs until a node has a higher term durably, and kills it at that moment: before anything else rests on its vote.
+    pub fn kill_voter(&mut self, world: &mut World, at_most: Duration) -> Result<(), Violation> {
+        let term = |node: &NodeMachine| node.last_seen.as_ref().map(|state| state.term);
+        let before: Vec<_> = world.nodes.iter().map(term).collect();
+        let mut voter = None;
+        world.run_until(at_most, |world| {
+            voter = (0..before.len()).find(|index| term(&world.nodes[*index]) > before[*index]);
+            voter.is_some()
+        })?;
+        if let Some(node) = voter
+            && kill_node(world, node)
+        {
+            marks::hit("fault.voter_killed");
+            self.count += 1;
+        }
+        Ok(())
     }
 
     /// Undoes what can be undone.

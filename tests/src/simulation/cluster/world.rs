@@ -98,7 +98,11 @@ pub fn run(seed: u64) -> Result<Outcome, Violation> {
             ));
         }
         let calm = Duration::from_micros(world.random.below(CALM_US_MAX));
-        world.run_until(calm, |_| false)?;
+        if world.random.percent(30) {
+            faults.kill_voter(&mut world, calm)?;
+        } else {
+            world.run_until(calm, |_| false)?;
+        }
         faults.inject(&mut world);
     }
     faults.end(&mut world);
