@@ -28,7 +28,7 @@ const BANNED_NAMES: &[(&str, &str)] = &[
 const UNFINISHED: &[&str] = &["TODO", "FIXME", "XXX", "dbg!(", "todo!(", "unimplemented!("];
 
 /// Places of one machine.
-const MACHINE_PATHS: &[&str] = &["/work/", "/root/", "/tmp/wt", "/tmp/plan"];
+const MACHINE_PATHS: &[&str] = &["/work/", "/root/"];
 
 /// Crates that only these places may name.
 const FENCED_CRATES: &[(&str, &[&str])] = &[
