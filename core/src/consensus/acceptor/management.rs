@@ -35,6 +35,7 @@ impl Acceptor {
 
     /// Takes over the history of Postgres timelines from the elected proposer of `term`. Switches below the commit LSN
     /// never change. One may be learned late: a fence, or a proposer before it told, brings bytes without their names.
+    /// But who knows a switch at or past the commit LSN knows all names before it: nothing is left to learn there.
     pub fn set_postgres_history(
         &mut self,
         term: Term,
@@ -53,7 +54,9 @@ impl Acceptor {
             let below = history.0.iter().filter(|switch| switch.lsn < commit_lsn);
             below.map(|switch| (switch.timeline, switch.lsn)).collect()
         };
-        if !committed(history).starts_with(&committed(current)) {
+        let (told, known) = (committed(history), committed(current));
+        let all_known = known.len() < current.0.len();
+        if !told.starts_with(&known) || (all_known && told.len() > known.len()) {
             return Err(AcceptorError::PostgresHistoryCommitted { commit_lsn });
         }
         let change = Change::PostgresHistory(history.clone());
