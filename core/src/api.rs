@@ -235,7 +235,7 @@ pub struct Fenced {
     pub lsn: Lsn,
     /// The term that the fence won.
     pub term: Term,
-    /// Committed before the fence, as the most advanced acceptor knew it; `lsn - commit_lsn` bytes were in doubt.
+    /// Committed before the fence, as the node that ran it knew; at most `lsn - commit_lsn` bytes were in doubt.
     pub commit_lsn: Lsn,
     /// The membership whose majority agreed.
     pub mconf: Membership,
