@@ -12,7 +12,7 @@ use crate::simulation::random::Random;
 /// Time of a target in an ordinary test run: finds what is shallow.
 const SHORT: Duration = Duration::from_secs(3);
 /// Targets that share the time.
-const TARGETS: u32 = 6;
+const TARGETS: u32 = 13;
 /// Longest input that mutation makes: many times what any decoder keeps at once.
 const INPUT_BYTES_MAX: usize = 1 << 20;
 /// Values that break length fields and comparisons.
@@ -50,7 +50,7 @@ struct Replay<'a> {
 impl Drop for Replay<'_> {
     fn drop(&mut self) {
         eprintln!(
-            "replay: FIRN_FUZZ_SEED={} cargo nextest run -p firn-tests --test fuzz_bytes {}",
+            "replay: FIRN_FUZZ_SEED={} cargo nextest run -p firn-tests -E 'test({})'",
             self.seed, self.name
         );
     }
