@@ -1,13 +1,9 @@
-//! `firn-bench`: measures what Firn is built on.
-//!
-//! Read first: `measure.rs` (what a row is), then the bench of a part, as `runtime.rs`.
-
-mod measure;
-mod runtime;
+//! The command line of `firn-bench`.
 
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
+use firn_bench::{figures, runtime};
 
 /// Load generator and latency reports of Firn.
 #[derive(Debug, Parser)]
@@ -31,6 +27,18 @@ enum Command {
         #[arg(long, default_value = "real")]
         device: firn_node::runtime::Device,
     },
+    /// Measures every published figure beside its baseline and its goal
+    Figures {
+        /// One short run of each instead of five: shows that all of it works
+        #[arg(long)]
+        quick: bool,
+        /// A list of objects instead of a table
+        #[arg(long)]
+        json: bool,
+        /// One part's figures only
+        #[arg(long, value_name = "PART")]
+        only: Option<String>,
+    },
 }
 
 fn main() -> anyhow::Result<()> {
@@ -38,5 +46,6 @@ fn main() -> anyhow::Result<()> {
         Command::Runtime { directory, operations, device } => {
             runtime::run(&directory, operations.max(1), device)
         }
+        Command::Figures { quick, json, only } => figures::run(quick, json, only.as_deref()),
     }
 }

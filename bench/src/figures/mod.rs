@@ -1,0 +1,50 @@
+//! `firn-bench figures`: every published figure, measured here and now, beside its baseline and its goal.
+//!
+//! Read first: [`figure`] (what a figure is). Each part of the product measures its own: a function
+//! `figures(quick) -> anyhow::Result<Vec<Figure>>`, listed in [`PARTS`].
+
+pub mod figure;
+
+use anyhow::Context;
+use serde_json::Value;
+
+use crate::machine::Machine;
+use figure::{Figure, MARKDOWN_HEAD};
+
+/// One part's figures. `quick`: one short run instead of five, to see that all of it works; its numbers are not for
+/// publishing.
+type Measure = fn(quick: bool) -> anyhow::Result<Vec<Figure>>;
+
+/// The parts that have figures, by the name that `--only` takes, in the order of the table.
+const PARTS: &[(&str, Measure)] = &[];
+
+/// Measures all figures, or those of one part, and prints them.
+pub fn run(quick: bool, as_json: bool, only: Option<&str>) -> anyhow::Result<()> {
+    let names: Vec<&str> = PARTS.iter().map(|(name, _)| *name).collect();
+    if let Some(only) = only {
+        let known = names.contains(&only);
+        anyhow::ensure!(known, "--only {only}: expected one of {}", names.join(", "));
+    }
+    let before = Machine::now();
+    let mut all = Vec::new();
+    for (name, measure) in PARTS {
+        if only.is_none_or(|only| only == *name) {
+            eprintln!("measuring {name}");
+            all.extend(measure(quick).with_context(|| name.to_string())?);
+        }
+    }
+    if as_json {
+        let list: Vec<Value> = all.iter().map(Figure::to_json).collect();
+        println!("{}", serde_json::to_string_pretty(&list)?);
+        return Ok(());
+    }
+    println!("Measured on {before}; load at the end {:?}.", Machine::now().load);
+    if quick {
+        println!("A quick run: one short round each, not for publishing.");
+    }
+    println!("\n{MARKDOWN_HEAD}");
+    for figure in &all {
+        println!("{}", figure.to_markdown());
+    }
+    Ok(())
+}

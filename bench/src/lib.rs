@@ -1,0 +1,8 @@
+//! `firn-bench`: measures what Firn is built on.
+//!
+//! Read first: `measure.rs` (what a row is), then the bench of a part, as `runtime.rs`; `figures/` has what is published.
+
+pub mod figures;
+pub mod machine;
+mod measure;
+pub mod runtime;
