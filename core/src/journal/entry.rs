@@ -23,6 +23,9 @@ const WHAT: &str = "journal entry";
 pub const HEADER_BYTES: usize = 48;
 const CRC_AT: usize = 4;
 
+/// Bytes that an append's entry has beside its WAL, with the padding behind it.
+pub const APPEND_ENTRY_BYTES: usize = HEADER_BYTES + change::APPEND_BYTES + 8;
+
 /// One thing to remember.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Entry<'a> {

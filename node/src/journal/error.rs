@@ -9,6 +9,8 @@ use firn_core::journal::recovery::RecoveryError;
 use firn_core::types::{Lsn, TimelineKey};
 use thiserror::Error;
 
+use super::options::OptionsError;
+
 /// The first failure of a journal's write or flush. Nothing was retried; only a restart opens the journal again.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("{error} (while: {stage})")]
@@ -129,6 +131,9 @@ pub enum OpenError {
         /// Where it should be.
         path: PathBuf,
     },
+    /// Sizes that do not fit together.
+    #[error(transparent)]
+    Options(#[from] OptionsError),
     /// The new life's first frame did not get to the disk.
     #[error(transparent)]
     Journal(#[from] JournalError),

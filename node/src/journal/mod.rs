@@ -47,7 +47,7 @@ use firn_core::types::{Lsn, TimelineKey};
 pub use data_directory::open_layout;
 pub use error::{JournalError, OpenError, Poison};
 pub use open::OpenReport;
-pub use options::JournalOptions;
+pub use options::{JournalOptions, OptionsError};
 pub use progress::Ticket;
 pub use reader::READ_BYTES_MAX;
 

@@ -193,7 +193,7 @@ pub(super) async fn open(
     number: JournalNumber,
     options: JournalOptions,
 ) -> Result<Opened, OpenError> {
-    options.check();
+    options.check()?;
     let directory = journal_directory(data, number);
     runtime.create_dir_all(&directory).await.map_err(OpenError::io("create", &directory))?;
     for parent in directory.ancestors().take(3) {

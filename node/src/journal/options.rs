@@ -1,7 +1,18 @@
 //! Sizes of a journal.
 
+use std::ops::RangeInclusive;
+
+use firn_core::journal::entry::APPEND_ENTRY_BYTES;
 use firn_core::journal::segment::{SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN};
 use firn_core::journal::{BLOCK_BYTES, ENTRY_BYTES_MAX, FRAME_BYTES_MAX};
+use firn_core::wire::walproposer::APPEND_BYTES_MAX;
+use thiserror::Error;
+
+/// One segment is open, two hold what a start replays behind a snapshot, one is being freed, two are the reserve.
+const SEGMENTS_MIN: u64 = 6;
+
+/// With the longest segments, 64 TiB: what file names have digits for is more.
+const SEGMENTS_MAX: u64 = 1 << 16;
 
 /// How big a journal and its parts are. The defaults are for production; simulations shrink them so that every rare
 /// branch is near.
@@ -15,6 +26,8 @@ pub struct JournalOptions {
     pub frame_bytes_max: usize,
     /// Bytes that may wait for a frame before appends are held back.
     pub queue_bytes_max: usize,
+    /// WAL that one append may carry. [`super::Journal::open`] refuses sizes in which it has no room.
+    pub append_bytes_max: usize,
     /// Shorter tails of WAL are copied forward in the ring, longer ones into raw files.
     pub forward_bytes_max: u64,
 }
@@ -28,19 +41,22 @@ impl Default for JournalOptions {
             frame_bytes_max: FRAME_BYTES_MAX,
             // As much as all frames in flight.
             queue_bytes_max: 8 << 20,
+            append_bytes_max: APPEND_BYTES_MAX,
             forward_bytes_max: 256 << 10,
         }
     }
 }
 
 impl JournalOptions {
-    /// Small sizes, for simulations and tests: a segment of 256 KiB wraps after a few hundred appends.
+    /// Small sizes, for simulations and tests: a segment of 256 KiB wraps after a few hundred appends. A proposer's
+    /// longest append does not fit.
     pub fn small() -> JournalOptions {
         JournalOptions {
             segment_bytes: 256 << 10,
             segments_max: 8,
             frame_bytes_max: 32 << 10,
             queue_bytes_max: 64 << 10,
+            append_bytes_max: 10 << 10,
             forward_bytes_max: 2 << 10,
         }
     }
@@ -66,14 +82,72 @@ impl JournalOptions {
         2 * self.segment_bytes
     }
 
-    /// Panics when the sizes do not fit together.
-    pub(super) fn check(&self) {
-        assert!((SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&self.segment_bytes));
-        assert!(self.segment_bytes.is_multiple_of(BLOCK_BYTES as u64));
-        assert!(self.frame_bytes_max.is_multiple_of(BLOCK_BYTES));
-        assert!((BLOCK_BYTES..=FRAME_BYTES_MAX).contains(&self.frame_bytes_max));
-        assert!(self.segment_bytes >= 2 * self.close_below_bytes() + BLOCK_BYTES as u64);
-        // One that is open, two that replay may need behind a snapshot, one being freed, two in reserve.
-        assert!(self.segments_max >= 6, "a ring has at least six segments");
+    /// Refuses sizes with which appends would wait for ever or be refused one by one.
+    pub(super) fn check(&self) -> Result<(), OptionsError> {
+        let block = BLOCK_BYTES as u64;
+        let (frame, append) = (self.frame_bytes_max as u64, self.append_bytes_max as u64);
+        aligned("segment_bytes", self.segment_bytes)?;
+        aligned("frame_bytes_max", frame)?;
+        // Whatever is copied forward in the ring goes in entries of more than a block.
+        within("frame_bytes_max", frame, 4 * block..=FRAME_BYTES_MAX as u64)?;
+        let two_frames = 2 * self.close_below_bytes() + block;
+        let least = two_frames.max(SEGMENT_BYTES_MIN);
+        within("segment_bytes", self.segment_bytes, least..=SEGMENT_BYTES_MAX)?;
+        within("segments_max", self.segments_max as u64, SEGMENTS_MIN..=SEGMENTS_MAX)?;
+        // Else an idle journal would not be ready to take anything.
+        let free = (self.segments_max as u64 - SEGMENTS_MIN + 1) * self.segment_bytes;
+        let room = free - self.close_below_bytes();
+        within("queue_bytes_max", self.queue_bytes_max as u64, block..=room)?;
+        // Else an acceptor would refuse some appends again and again.
+        let longest = self.entry_bytes_max() - APPEND_ENTRY_BYTES;
+        within("append_bytes_max", append, 1..=longest as u64)
     }
+}
+
+fn aligned(option: &'static str, found: u64) -> Result<(), OptionsError> {
+    match found.is_multiple_of(BLOCK_BYTES as u64) {
+        true => Ok(()),
+        false => Err(OptionsError::Unaligned { option, found }),
+    }
+}
+
+fn within(
+    option: &'static str,
+    found: u64,
+    expected: RangeInclusive<u64>,
+) -> Result<(), OptionsError> {
+    match expected.contains(&found) {
+        true => Ok(()),
+        false => {
+            let (least, most) = expected.into_inner();
+            Err(OptionsError::Bound { option, least, most, found })
+        }
+    }
+}
+
+/// Sizes that do not fit together.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum OptionsError {
+    /// Not in whole blocks.
+    #[error("journal option {option} is {found}, expected a multiple of {BLOCK_BYTES}")]
+    Unaligned {
+        /// The option.
+        option: &'static str,
+        /// Its value.
+        found: u64,
+    },
+    /// Out of the bounds that the other sizes leave it.
+    #[error(
+        "journal option {option} is {found}, expected {least} to {most} with the journal's other sizes"
+    )]
+    Bound {
+        /// The option.
+        option: &'static str,
+        /// The least.
+        least: u64,
+        /// The most.
+        most: u64,
+        /// Its value.
+        found: u64,
+    },
 }

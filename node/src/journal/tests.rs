@@ -135,6 +135,53 @@ fn what_cannot_be_is_refused_before_it_is_queued() {
 }
 
 #[test]
+fn sizes_that_do_not_fit_together_are_refused_at_open() {
+    with_runtime(|runtime, data| async move {
+        let small = JournalOptions::small;
+        let longest = small().entry_bytes_max();
+        for (options, expected) in [
+            (
+                JournalOptions { append_bytes_max: 128 << 10, ..small() },
+                "append_bytes_max is 131072",
+            ),
+            (JournalOptions { append_bytes_max: longest, ..small() }, "append_bytes_max is 12288"),
+            (JournalOptions { queue_bytes_max: 8 << 20, ..small() }, "queue_bytes_max is 8388608"),
+            (JournalOptions { segments_max: 5, ..small() }, "segments_max is 5, expected 6 to"),
+            (JournalOptions { segment_bytes: 64 << 10, ..small() }, "segment_bytes is 65536"),
+            (JournalOptions { segment_bytes: 2 << 30, ..small() }, "segment_bytes is 2147483648"),
+            (JournalOptions { frame_bytes_max: 5000, ..small() }, "a multiple of 4096"),
+            (JournalOptions { frame_bytes_max: 4096, ..small() }, "frame_bytes_max is 4096"),
+        ] {
+            let error = Journal::open(&runtime, &data, NUMBER, options).await.unwrap_err();
+            assert!(error.to_string().contains(expected), "{error}");
+            assert!(!runtime.exists(data.join("shard-000")).await.unwrap(), "nothing was made");
+        }
+    });
+}
+
+/// In the smallest ring whose options pass, the longest append and the fullest queue get through, turn after turn.
+#[test]
+fn the_longest_append_fits_into_the_smallest_ring() {
+    with_runtime(|runtime, data| async move {
+        let options = JournalOptions {
+            segment_bytes: 96 << 10,
+            segments_max: 6,
+            frame_bytes_max: 32 << 10,
+            queue_bytes_max: 60 << 10,
+            append_bytes_max: 12_192,
+            ..JournalOptions::small()
+        };
+        let (journal, _) = Journal::open(&runtime, &data, NUMBER, options).await.unwrap();
+        let mut timeline = Timeline::create(&journal, 1).await;
+        for _ in 0..100 {
+            timeline.append(&journal, 12_192).await;
+        }
+        timeline.verify(&journal).await;
+        journal.close().await;
+    });
+}
+
+#[test]
 fn a_bulk_stream_does_not_hold_up_another_timeline() {
     with_runtime(|runtime, data| async move {
         let journal = open(&runtime, &data).await;

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use firn_core::journal::segment::JournalNumber;
 use firn_core::types::NodeId;
+use firn_core::wire::walproposer::APPEND_BYTES_MAX;
 use thiserror::Error;
 
 use crate::auth::PublicKeys;
@@ -105,6 +106,11 @@ pub struct RunningNode {
 /// What `shards` shards start with, in the order of their numbers.
 pub fn prepare(options: NodeOptions, shards: usize) -> (Vec<ShardStart>, Starting) {
     assert!(shards > 0, "a node has a shard");
+    let journal_takes = options.journal.append_bytes_max;
+    assert!(
+        journal_takes >= APPEND_BYTES_MAX,
+        "the journal takes every append that peers may send"
+    );
     let options = Arc::new(options);
     let (senders, mailboxes): (Vec<_>, Vec<_>) = (0..shards).map(|_| mailbox(REQUESTS_MAX)).unzip();
     let (tells, hears): (Vec<_>, Vec<_>) = (1..shards).map(|_| oneshot()).unzip();

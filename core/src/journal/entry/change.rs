@@ -11,7 +11,7 @@ use crate::consensus::change::{Change, Create};
 use crate::types::{Lsn, PostgresVersion, SystemId, Term};
 
 /// Bytes of an append's fields before its WAL: term, begin, end, commit and record end LSN.
-const APPEND_BYTES: usize = 40;
+pub(super) const APPEND_BYTES: usize = 40;
 
 pub(in super::super) fn name(change: &Change<'_>) -> &'static str {
     match change {

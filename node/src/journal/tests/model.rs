@@ -9,7 +9,7 @@ use firn_core::consensus::term_history::{TermHistory, TermStart};
 use firn_core::types::*;
 
 use super::super::{Journal, JournalError, Ticket};
-use super::workload::{SEGMENT_SIZE_BYTES, START, create, key, wal};
+use super::workload::{SEGMENT_SIZE_BYTES, START, create, key, same_bytes, wal};
 
 /// A change as a value of its own.
 #[derive(Debug, Clone)]
@@ -199,9 +199,12 @@ impl Model {
         assert!(!found.is_empty(), "wal of {} is missing at {at}", self.key);
         let end = at + found.len() as u64;
         let right = self.content.bytes(self.key, at, end);
-        let same = found.iter().zip(&right).take_while(|(found, right)| found == right).count();
-        let wrong = at + same as u64;
-        assert!(found == right, "wal of {} read from {at} to {end} differs at {wrong}", self.key);
+        assert!(
+            found == right,
+            "wal of {} read from {at} to {end} differs at {}",
+            self.key,
+            at + same_bytes(&found, &right)
+        );
         end
     }
 

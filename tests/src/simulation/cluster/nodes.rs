@@ -6,6 +6,7 @@ use std::rc::Rc;
 
 use firn_core::consensus::state::TimelineState;
 use firn_core::types::{NodeId, TimelineKey};
+use firn_core::wire::walproposer::APPEND_BYTES_MAX;
 use firn_node::journal::JournalOptions;
 use firn_node::runtime::sim::{MachineId, Simulation};
 use firn_node::shard::Shard;
@@ -123,6 +124,7 @@ fn small_journal() -> JournalOptions {
         segment_bytes: 768 << 10,
         segments_max: 6,
         frame_bytes_max: 352 << 10,
+        append_bytes_max: APPEND_BYTES_MAX,
         ..JournalOptions::small()
     }
 }
