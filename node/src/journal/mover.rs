@@ -20,7 +20,7 @@ use firn_core::types::{Lsn, Term, TimelineKey};
 
 use super::error::JournalError;
 use super::progress::Ticket;
-use super::reader::{read_piece, read_ring};
+use super::reader::{read_failed, read_piece, read_ring};
 use super::shared::Shared;
 use crate::runtime::{Buffer, File, OpenOptions};
 
@@ -182,7 +182,7 @@ async fn move_to_files(
             marks::hit("journal.moving");
             let (_, file) = at_file.as_ref().expect("opened above");
             let offset = begin.0 % u64::from(load.segment_size_bytes);
-            write_unaligned(file, offset, &wal).await.map_err(|error| io_error(shared, error))?;
+            write_unaligned(shared, file, offset, &wal).await?;
             let crc = crc32c::crc32c(&wal);
             pieces.push(FilePiece { postgres_timeline: tli, begin, end, crc });
             begin = end;
@@ -284,20 +284,26 @@ async fn open_file(shared: &Shared, load: &Load, name: &str) -> io::Result<File>
 }
 
 /// Writes at any offset with direct I/O: the blocks at both ends keep what else is in them.
-async fn write_unaligned(file: &File, offset: u64, bytes: &[u8]) -> io::Result<()> {
+async fn write_unaligned(
+    shared: &Shared,
+    file: &File,
+    offset: u64,
+    bytes: &[u8],
+) -> Result<(), MoveError> {
     let block = BLOCK_BYTES as u64;
     let begin = offset - offset % block;
     let end = (offset + bytes.len() as u64).next_multiple_of(block);
     let mut buffer = Buffer::zeroed((end - begin) as usize);
     for edge in [begin, end - block] {
         let (result, old) = file.read_at(Buffer::zeroed(BLOCK_BYTES), edge).await;
-        result?;
+        // Nothing was written yet: what is to move is still where it was.
+        result.map_err(|error| MoveError::Unreadable(read_failed(&error)))?;
         let at = (edge - begin) as usize;
         buffer[at..at + BLOCK_BYTES].copy_from_slice(&old);
     }
     let skip = (offset - begin) as usize;
     buffer[skip..skip + bytes.len()].copy_from_slice(bytes);
-    file.write_at(buffer, begin).await.0
+    file.write_at(buffer, begin).await.0.map_err(|error| io_error(shared, error))
 }
 
 fn io_error(shared: &Shared, error: io::Error) -> MoveError {

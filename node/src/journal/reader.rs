@@ -8,6 +8,7 @@ use firn_core::journal::frame::{Frame, UseCrc};
 use firn_core::journal::wal_file::{timeline_directory, wal_file_name};
 use firn_core::journal::wal_place::{FilePiece, SegmentPlace, WalPlace};
 use firn_core::journal::{BLOCK_BYTES, FRAME_BYTES_MAX};
+use firn_core::marks;
 use firn_core::types::{Lsn, TimelineKey};
 
 use super::error::JournalError;
@@ -169,8 +170,14 @@ async fn read_exact(file: &File, offset_bytes: u64, count: usize) -> Result<Buff
             offset_bytes,
             error: format!("the file ends after {read} of {count} bytes"),
         }),
-        Err(error) => Err(JournalError::Read(error.to_string())),
+        Err(error) => Err(read_failed(&error)),
     }
+}
+
+/// A read that the device refused: nothing is known of the bytes, another attempt may give them.
+pub(super) fn read_failed(error: &std::io::Error) -> JournalError {
+    marks::hit("journal.read_failed");
+    JournalError::Read(error.to_string())
 }
 
 /// The index of a segment: of an earlier life's it is made by reading the segment once.
@@ -235,7 +242,7 @@ pub(super) async fn read_piece(
     let name = wal_file_name(piece.postgres_timeline, piece.begin, size);
     let path = shared.data.join(timeline_directory(key)).join(name);
     let file = shared.runtime.open(&path, OpenOptions::read()).await;
-    let file = file.map_err(|error| JournalError::Read(error.to_string()))?;
+    let file = file.map_err(|error| read_failed(&error))?;
     let offset = piece.begin.0 % u64::from(size);
     let aligned = offset - offset % BLOCK_BYTES as u64;
     let skip = (offset - aligned) as usize;

@@ -294,6 +294,7 @@ impl Shared {
             self.wake_preparer.notify_all();
             return None;
         };
+        firn_core::marks::hit("journal.began_segment");
         let header = log.next_header(self.options.segment_bytes, self.number, self.random_id());
         ring.used.insert(
             place,

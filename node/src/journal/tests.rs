@@ -3,6 +3,7 @@
 mod crash;
 mod faults;
 mod model;
+mod seeds;
 mod workload;
 
 use std::path::Path;

@@ -1,21 +1,20 @@
-//! Crashes at any moment, from seeds. `FIRN_SEED=N` replays one, `FIRN_SEEDS=N` runs so many.
+//! Lives of a process that works on its journals until it dies, and the ledger that outlives it.
 
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
+use firn_core::journal::layout::{Layout, shard_of};
 use firn_core::journal::segment::JournalNumber;
-use firn_core::marks;
+use firn_core::types::Lsn;
 
-use super::super::{Journal, JournalError, JournalOptions, OpenReport};
+use super::super::{Journal, JournalError, JournalOptions, OpenError, OpenReport, open_layout};
 use super::model::Model;
 use crate::runtime::sim::{MachineId, Simulation};
 use crate::runtime::{Runtime, TaskClass};
 
-/// Seeds that a run takes without being told: enough for every mark below, a few seconds.
-const SEEDS: u64 = 6;
-const LIVES: u64 = 10;
-const TIMELINES: u8 = 4;
+/// How often a read is tried again while the disk fails some of them.
+const READ_ATTEMPTS: usize = 100;
 
 /// What outlives a process: the models, and how the last opening went.
 #[derive(Clone)]
@@ -25,7 +24,15 @@ pub struct Ledger(Rc<RefCell<LedgerState>>);
 struct LedgerState {
     models: Vec<Rc<RefCell<Model>>>,
     report: Option<OpenReport>,
-    opened: bool,
+    /// Shards that have opened in this life.
+    opened: usize,
+    /// Why shards of this life did not open.
+    refused: Vec<String>,
+    /// Journals of this life, as soon as they are known.
+    layout: Option<Layout>,
+    /// The disk fails reads at times.
+    reads_may_fail: bool,
+    read_errors: u64,
     /// Refusals for want of space.
     full: u64,
     poisoned: u64,
@@ -47,8 +54,38 @@ impl Ledger {
         self.0.borrow().report.clone()
     }
 
+    /// Whether all shards of this life have opened.
     pub fn is_open(&self) -> bool {
-        self.0.borrow().opened
+        let state = self.0.borrow();
+        let shards = state.layout.as_ref().map_or(1, |layout| layout.journals.len());
+        state.opened == shards
+    }
+
+    /// Why shards of this life did not open.
+    pub fn refused(&self) -> Vec<String> {
+        self.0.borrow().refused.clone()
+    }
+
+    pub fn set_reads_may_fail(&self, may: bool) {
+        self.0.borrow_mut().reads_may_fail = may;
+    }
+
+    pub fn read_errors(&self) -> u64 {
+        self.0.borrow().read_errors
+    }
+
+    fn begin_life(&self) {
+        let mut state = self.0.borrow_mut();
+        (state.report, state.opened, state.layout) = (None, 0, None);
+        state.refused.clear();
+    }
+
+    /// The models of a shard's timelines.
+    fn models_of(&self, shard: usize, shards: usize) -> Vec<Rc<RefCell<Model>>> {
+        let mine = |model: &Rc<RefCell<Model>>| {
+            shard_of(model.borrow().key.tenant_id, shards as u32) == shard as u32
+        };
+        self.models().into_iter().filter(mine).collect()
     }
 
     pub fn full(&self) -> u64 {
@@ -68,43 +105,111 @@ impl Ledger {
     }
 }
 
-/// Opens the journal in `/data` and compares all of it with the ledger.
+/// Opens journal 0 in `/data` and compares all of it with the ledger, unless it is corrupt.
 pub async fn open(runtime: &Runtime, ledger: &Ledger, options: JournalOptions) -> Journal {
-    ledger.0.borrow_mut().opened = false;
+    ledger.begin_life();
     runtime.create_dir_all("/data").await.unwrap();
     runtime.sync_dir("/").await.unwrap();
-    let (journal, report) =
-        Journal::open(runtime, "/data", JournalNumber(0), options).await.unwrap();
-    let corrupt = report.corruption.is_some();
-    ledger.0.borrow_mut().report = Some(report);
-    if !corrupt {
-        for model in ledger.models() {
+    let models = ledger.models();
+    open_journal(runtime, ledger, JournalNumber(0), options, &models).await.unwrap()
+}
+
+async fn open_journal(
+    runtime: &Runtime,
+    ledger: &Ledger,
+    number: JournalNumber,
+    options: JournalOptions,
+    models: &[Rc<RefCell<Model>>],
+) -> Result<Journal, OpenError> {
+    let (journal, report) = Journal::open(runtime, "/data", number, options).await?;
+    if report.corruption.is_none() {
+        for model in models {
             model.borrow_mut().recovered(&journal);
         }
     }
-    ledger.0.borrow_mut().opened = true;
-    journal
+    let mut state = ledger.0.borrow_mut();
+    state.report = Some(report);
+    state.opened += 1;
+    Ok(journal)
 }
 
-/// One life of a process: opens, reads all back, then every timeline works until the process dies.
-pub async fn live(runtime: Runtime, ledger: Ledger, options: JournalOptions) {
+/// One life of a process with one shard: opens, reads all back, then every timeline works until the process dies.
+async fn live(runtime: Runtime, ledger: Ledger, options: JournalOptions) {
     let journal = open(&runtime, &ledger, options).await;
-    for model in ledger.models() {
-        verify(&model, &journal).await;
+    run(&runtime, &ledger, &journal, ledger.models()).await;
+}
+
+/// One life of one shard of a process with several. Where the disk does not let it open, the shard ends.
+async fn live_shard(runtime: Runtime, ledger: Ledger, options: JournalOptions) {
+    let (shard, shards) = (runtime.shard_index(), runtime.shards());
+    let opened = async {
+        if shard == 0 {
+            let data = std::path::Path::new("/data");
+            runtime.create_dir_all(data).await.map_err(OpenError::io("create", data))?;
+            runtime.sync_dir("/").await.map_err(OpenError::io("flush", data))?;
+            let layout = open_layout(&runtime, data, shards as u32).await?;
+            ledger.0.borrow_mut().layout = Some(layout);
+        }
+        let number = loop {
+            let layout = ledger.0.borrow().layout.clone();
+            match layout {
+                Some(layout) => break layout.journals[shard],
+                None => runtime.sleep(Duration::from_micros(50)).await,
+            }
+        };
+        let models = ledger.models_of(shard, shards);
+        open_journal(&runtime, &ledger, number, options, &models).await
+    };
+    match opened.await {
+        Ok(journal) => {
+            assert_eq!(ledger.report().expect("it has just opened").corruption, None);
+            run(&runtime, &ledger, &journal, ledger.models_of(shard, shards)).await;
+        }
+        Err(error) => ledger.0.borrow_mut().refused.push(error.to_string()),
     }
-    for model in ledger.models() {
+}
+
+async fn run(
+    runtime: &Runtime,
+    ledger: &Ledger,
+    journal: &Journal,
+    models: Vec<Rc<RefCell<Model>>>,
+) {
+    for model in &models {
+        verify(ledger, model, journal).await;
+    }
+    for model in models {
         let work = work(runtime.clone(), journal.clone(), ledger.clone(), model);
         runtime.spawn(TaskClass::Latency, work).detach();
     }
     runtime.sleep(Duration::from_secs(3600)).await;
 }
 
-#[allow(clippy::await_holding_refcell_ref, reason = "one task uses a model at a time")]
-async fn verify(model: &RefCell<Model>, journal: &Journal) {
-    model.borrow().verify(journal).await;
+/// Reads what must be there and compares every byte. Nothing may be pending.
+async fn verify(ledger: &Ledger, model: &RefCell<Model>, journal: &Journal) {
+    let Some((mut at, end)) = model.borrow().kept() else { return };
+    while at < end {
+        at = verify_at(ledger, model, journal, at).await;
+    }
 }
 
-#[allow(clippy::await_holding_refcell_ref, reason = "one task uses a model at a time")]
+/// Reads a part and compares it; where it ends.
+async fn verify_at(ledger: &Ledger, model: &RefCell<Model>, journal: &Journal, at: Lsn) -> Lsn {
+    let key = model.borrow().key;
+    for _ in 0..READ_ATTEMPTS {
+        match journal.read_wal(key, at, 60_000).await {
+            Ok(found) => return model.borrow().compare(at, &found),
+            Err(error @ JournalError::Read(_)) => {
+                let mut ledger = ledger.0.borrow_mut();
+                assert!(ledger.reads_may_fail, "wal of {key} at {at}: {error}");
+                ledger.read_errors += 1;
+            }
+            Err(error) => panic!("wal of {key} at {at}: {error}"),
+        }
+    }
+    panic!("wal of {key} at {at} cannot be read");
+}
+
 async fn work(runtime: Runtime, journal: Journal, ledger: Ledger, model: Rc<RefCell<Model>>) {
     let random = |bound: u64| runtime.random_u64() % bound;
     // Every other timeline has a reader that lets old WAL go.
@@ -155,7 +260,7 @@ async fn work(runtime: Runtime, journal: Journal, ledger: Ledger, model: Rc<RefC
         if random(8) == 0 {
             let position = model.borrow().position(random);
             if let Some(position) = position {
-                model.borrow().verify_at(&journal, position).await;
+                verify_at(&ledger, &model, &journal, position).await;
             }
         }
         if has_hold {
@@ -192,83 +297,16 @@ fn note(ledger: &Ledger, error: &JournalError) -> bool {
     }
 }
 
+/// Starts a process with one shard.
 pub fn start(simulation: &Simulation, machine: MachineId, ledger: &Ledger) {
     let options = JournalOptions::small();
     simulation.start(machine, 1, |runtime| live(runtime, ledger.clone(), options.clone()));
 }
 
-fn run_seed(seed: u64) -> u64 {
-    println!(
-        "seed {seed}; replay: FIRN_SEED={seed} cargo nextest run -p firn-node acknowledged_is_never_lost"
-    );
-    let simulation = Simulation::new(seed);
-    let machine = simulation.add_machine("node");
-    let ledger = Ledger::new(TIMELINES);
-    for _ in 0..LIVES {
-        start(&simulation, machine, &ledger);
-        // From a death in the middle of opening to several turns of the ring.
-        let longest_us = if simulation.random_below(3) == 0 { 3_000 } else { 60_000 };
-        simulation.run_for(Duration::from_micros(simulation.random_below(longest_us)));
-        simulation.kill(machine);
-    }
-    // In the end all that was acknowledged is there.
-    start(&simulation, machine, &ledger);
-    assert!(simulation.run_until(Duration::from_secs(60), || ledger.is_open()));
-    simulation.run_for(Duration::from_millis(20));
-    assert_eq!(ledger.poisoned(), 0);
-    ledger.steps()
-}
-
-fn seeds() -> Vec<u64> {
-    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
-    match number("FIRN_SEED") {
-        Some(seed) => vec![seed],
-        None => (0..number("FIRN_SEEDS").unwrap_or(SEEDS)).collect(),
-    }
-}
-
-#[test]
-fn acknowledged_is_never_lost() {
-    marks::reset();
-    let seeds = seeds();
-    let steps: u64 = seeds.iter().map(|seed| run_seed(*seed)).sum();
-    let marks = marks::all();
-    println!("{} seeds, {steps} steps, marks {marks:?}", seeds.len());
-    if seeds.len() as u64 >= SEEDS {
-        for mark in [
-            "completed_out_of_order",
-            "hole_in_flight",
-            "stale_use",
-            "recycled_segment",
-            "moved_to_file",
-        ] {
-            assert!(marks.contains_key(&*format!("journal.{mark}")), "{mark} was not hit");
-        }
-    }
-}
-
-#[test]
-fn a_seed_gives_the_same_events_again() {
-    let trace = |seed| {
-        let simulation = Simulation::new(seed);
-        let machine = simulation.add_machine("node");
-        let ledger = Ledger::new(TIMELINES);
-        for _ in 0..2 {
-            start(&simulation, machine, &ledger);
-            simulation.run_for(Duration::from_millis(10));
-            simulation.kill(machine);
-        }
-        simulation.trace()
-    };
-    assert_eq!(trace(5), trace(5));
-    assert_ne!(trace(5), trace(6));
-}
-
-#[test]
-fn acknowledging_out_of_order_is_caught() {
-    use firn_core::mutant::{Mutant, switch};
-    switch(Some(Mutant::AcknowledgeOutOfOrder));
-    let caught = (0..20).any(|seed| std::panic::catch_unwind(|| run_seed(seed)).is_err());
-    switch(None);
-    assert!(caught);
+/// Starts a process with so many shards; the data directory is changed to that number.
+pub fn start_shards(simulation: &Simulation, machine: MachineId, ledger: &Ledger, shards: usize) {
+    ledger.begin_life();
+    let options = JournalOptions::small();
+    simulation
+        .start(machine, shards, |runtime| live_shard(runtime, ledger.clone(), options.clone()));
 }

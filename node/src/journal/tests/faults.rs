@@ -1,5 +1,4 @@
-//! Every mark at the end of the design, each hit by a test that names it. (Marks that a pure test hits are in
-//! `firn_core::journal`: stale use, valid frame behind a cut, hole, rot with and without witness, truncate then move.)
+//! Faults at a chosen moment, each with what must come of it. `seeds.rs` meets them, and every rare branch, by chance.
 
 use std::time::Duration;
 
@@ -237,6 +236,59 @@ fn a_reader_keeps_its_segment_from_being_recycled() {
         assert!(marks::count("journal.reader_on_segment_to_recycle") > 0);
         let bytes = reading.await.unwrap();
         assert_eq!(bytes, super::workload::wal(old.key, START, 4000, 1));
+        journal.close().await;
+    });
+}
+
+#[test]
+fn a_disk_that_cannot_be_read_refuses_the_start_and_harms_nothing() {
+    let (simulation, machine) = machine(14);
+    let ledger = Ledger::new(4);
+    start(&simulation, machine, &ledger);
+    simulation.run_for(Duration::from_millis(30));
+    simulation.kill(machine);
+    simulation.set_disk(machine, DiskFaults { read_error: 1_000_000, ..DiskFaults::default() });
+    simulation.run_program(machine, AT_MOST, |runtime| async move {
+        let options = JournalOptions::small();
+        let opened = Journal::open(&runtime, "/data", JournalNumber(0), options).await;
+        let error = opened.unwrap_err().to_string();
+        assert!(error.starts_with("read /data/shard-000/journal/"), "{error}");
+        assert!(error.contains("Input/output error") && !error.contains('\n'), "{error}");
+    });
+    simulation.set_disk(machine, DiskFaults::default());
+    start(&simulation, machine, &ledger);
+    assert!(simulation.run_until(AT_MOST, || ledger.is_open()));
+    assert_eq!(ledger.report().unwrap().corruption, None);
+}
+
+#[test]
+fn a_failed_read_of_wal_is_an_error_of_that_read_only() {
+    let (simulation, machine) = machine(15);
+    let other = simulation.clone();
+    simulation.run_program(machine, AT_MOST, |runtime| async move {
+        let ledger = Ledger::new(0);
+        let journal = open(&runtime, &ledger, JournalOptions::small()).await;
+        let mut old = Timeline::create(&journal, 1).await;
+        old.append(&journal, 4000).await;
+        let mut bulk = Timeline::create(&journal, 2).await;
+        // Until the old WAL lies in a file, and its end in the ring only.
+        for round in 0..400 {
+            bulk.append(&journal, 10_000).await;
+            if round == 380 {
+                old.append(&journal, 4000).await;
+            }
+        }
+        other.set_disk(machine, DiskFaults { read_error: 1_000_000, ..DiskFaults::default() });
+        for at in [START, START + 4000] {
+            let error = journal.read_wal(old.key, at, 4000).await.unwrap_err();
+            assert!(matches!(error, JournalError::Read(_)), "{error}");
+        }
+        // Appends and acknowledgements need no read.
+        old.append(&journal, 4000).await;
+        other.set_disk(machine, DiskFaults::default());
+        old.verify(&journal).await;
+        bulk.verify(&journal).await;
+        assert_eq!(journal.status().poison, None);
         journal.close().await;
     });
 }
