@@ -5,4 +5,6 @@
 pub mod figures;
 pub mod machine;
 mod measure;
+pub mod report;
 pub mod runtime;
+pub mod wal;

@@ -3,10 +3,10 @@
 use std::fmt;
 use std::fs;
 
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
 
 /// A machine and how busy it is.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Machine {
     /// Processor, as the kernel names it.
     pub processor: String,
@@ -40,17 +40,6 @@ impl Machine {
             kernel: read("/proc/sys/kernel/osrelease").trim().to_string(),
             load: std::array::from_fn(|_| averages.next().unwrap_or_default()),
         }
-    }
-
-    /// The machine for programs.
-    pub fn to_json(&self) -> Value {
-        json!({
-            "processor": self.processor,
-            "cores": self.cores,
-            "memory_bytes": self.memory_bytes,
-            "kernel": self.kernel,
-            "load": self.load,
-        })
     }
 }
 

@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
-use firn_bench::{figures, runtime};
+use firn_bench::wal::options::WalArguments;
+use firn_bench::{figures, report, runtime, wal};
 
 /// Load generator and latency reports of Firn.
 #[derive(Debug, Parser)]
@@ -27,6 +28,18 @@ enum Command {
         #[arg(long, default_value = "real")]
         device: firn_node::runtime::Device,
     },
+    /// Pushes WAL to acceptors over real sockets and times every acknowledgement
+    Wal(Box<WalArguments>),
+    /// Puts two runs of `wal` side by side
+    Compare {
+        /// JSON of the first run
+        first: PathBuf,
+        /// JSON of the second
+        second: PathBuf,
+        /// The page with both
+        #[arg(long, value_name = "FILE", default_value = "firn-bench-compare.html")]
+        output: PathBuf,
+    },
     /// Measures every published figure beside its baseline and its goal
     Figures {
         /// One short run of each instead of five: shows that all of it works
@@ -45,6 +58,10 @@ fn main() -> anyhow::Result<()> {
     match CommandLine::parse().command {
         Command::Runtime { directory, operations, device } => {
             runtime::run(&directory, operations.max(1), device)
+        }
+        Command::Wal(arguments) => wal::run(&arguments),
+        Command::Compare { first, second, output } => {
+            report::compare::run(&first, &second, &output)
         }
         Command::Figures { quick, json, only } => figures::run(quick, json, only.as_deref()),
     }

@@ -1,5 +1,7 @@
 //! The kernel's clocks and randomness: the only place that reads them.
 
+use std::time::Duration;
+
 use rustix::time::{ClockId, clock_gettime};
 
 use super::time::MonotonicTime;
@@ -14,6 +16,12 @@ pub(super) fn monotonic() -> MonotonicTime {
 pub(super) fn unix_time_us() -> i64 {
     let now = clock_gettime(ClockId::Realtime);
     now.tv_sec * 1_000_000 + now.tv_nsec / 1_000
+}
+
+/// Time that the calling thread has spent on a core.
+pub(super) fn thread_cpu_time() -> Duration {
+    let spent = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(spent.tv_sec as u64, spent.tv_nsec as u32)
 }
 
 /// Bytes of the kernel's generator.

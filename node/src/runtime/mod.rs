@@ -14,6 +14,7 @@
 //!
 //! Read first: `shared.rs` ([`Runtime`]), `operation.rs`, `executor.rs`; then `uring/` or `sim/`.
 
+pub mod baseline;
 mod buffer;
 mod clock;
 mod device;

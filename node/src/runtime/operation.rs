@@ -142,6 +142,16 @@ impl Pending {
         let index = Some(reactor.submit(operation));
         Pending { reactor: reactor.clone(), index }
     }
+
+    pub(super) fn submit_linked(
+        reactor: &Rc<Reactor>,
+        first: Operation,
+        second: Operation,
+    ) -> (Pending, Pending) {
+        let (first, second) = reactor.submit_linked(first, second);
+        let pending = |index| Pending { reactor: reactor.clone(), index: Some(index) };
+        (pending(first), pending(second))
+    }
 }
 
 impl Future for Pending {

@@ -63,6 +63,30 @@ impl RawFile {
         (Ok(()), buffer)
     }
 
+    /// Writes the whole buffer and flushes, as two operations of which the second waits for the first in the kernel. A
+    /// short write fails: the flush after it does not happen.
+    pub(super) async fn write_linked_flush(
+        &self,
+        buffer: Buffer,
+        offset_bytes: u64,
+    ) -> (io::Result<()>, Buffer) {
+        let file = self.handle.clone();
+        let write = Operation::Write { file, buffer, done_bytes: 0, offset_bytes, durable: false };
+        let flush = Operation::Flush { file: self.handle.clone(), data_only: true };
+        let (write, flush) = self.runtime.perform_linked(write, flush);
+        let written = write.await;
+        let Operation::Write { buffer, .. } = written.operation else {
+            unreachable!("a completion returns its own operation")
+        };
+        let flushed = flush.await.result;
+        let result = match (written.result, flushed) {
+            (Ok(count), Ok(_)) if count == buffer.len() => Ok(()),
+            (Ok(_), Ok(_)) => Err(io::ErrorKind::WriteZero.into()),
+            (Err(error), _) | (_, Err(error)) => Err(error),
+        };
+        (result.map_err(|error| self.error("write", offset_bytes, error)), buffer)
+    }
+
     pub(super) async fn flush(&self) -> io::Result<()> {
         let file = self.handle.clone();
         let completion = self.runtime.perform(Operation::Flush { file, data_only: true }).await;

@@ -34,6 +34,17 @@ impl Reactor {
         }
     }
 
+    /// Takes two operations of which the second waits for the first.
+    ///
+    /// # Panics
+    /// Under `sim`, which has no links: only baselines use them.
+    pub(super) fn submit_linked(&self, first: Operation, second: Operation) -> (usize, usize) {
+        match self {
+            Reactor::Uring(reactor) => reactor.submit_linked(first, second),
+            Reactor::Sim(_) => panic!("baselines do not run in the simulator"),
+        }
+    }
+
     pub(super) fn poll(&self, index: usize, context: &mut Context<'_>) -> Poll<Completion> {
         match self {
             Reactor::Uring(reactor) => reactor.poll(index, context),

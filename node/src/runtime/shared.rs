@@ -150,6 +150,14 @@ impl Runtime {
         }
     }
 
+    /// Time that this shard's thread has spent on a core; zero under `sim`. For metrics and benches.
+    pub fn cpu_time(&self) -> Duration {
+        match &*self.0.reactor {
+            Reactor::Uring(_) => clock::thread_cpu_time(),
+            Reactor::Sim(_) => Duration::ZERO,
+        }
+    }
+
     /// The simulated machine that this runs on, if it is one.
     pub(super) fn simulated(&self) -> Option<&sim::Reactor> {
         match &*self.0.reactor {
@@ -160,6 +168,11 @@ impl Runtime {
 
     pub(super) fn perform(&self, operation: Operation) -> Pending {
         Pending::submit(&self.0.reactor, operation)
+    }
+
+    /// Two operations of which the second begins when the first has succeeded whole, and is cancelled otherwise.
+    pub(super) fn perform_linked(&self, first: Operation, second: Operation) -> (Pending, Pending) {
+        Pending::submit_linked(&self.0.reactor, first, second)
     }
 }
 

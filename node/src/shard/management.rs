@@ -66,6 +66,9 @@ pub(super) async fn serve(shard: Shard, mut mailbox: Mailbox<Request>) {
             }
             Request::List(reply) => answer(reply, Ok(shard.keys())),
             Request::Metrics(reply) => {
+                let counters = &shard.metrics().counters;
+                counters.ring_enters.set(shard.runtime().ring_enters());
+                counters.cpu_ns.set(shard.runtime().cpu_time().as_nanos() as u64);
                 let (queue, device) = shard.journal().latencies();
                 answer(reply, Ok(shard.metrics().snapshot(shard.number(), queue, device)));
             }

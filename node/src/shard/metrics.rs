@@ -69,6 +69,8 @@ figures! {
     Counter protocol_errors: "Proposers whose message was refused by an error.";
     Counter read_bytes: "Bytes of WAL sent to readers.";
     Counter fences: "Fences that were asked for.";
+    Counter ring_enters: "Times that the shard entered the kernel for its ring, as of this scrape.";
+    Counter cpu_ns: "Nanoseconds that the shard's thread spent on a core, as of this scrape.";
 }
 
 /// A number that one thread changes.

@@ -89,7 +89,8 @@ impl AcceptorClient {
         self.start_copy(&format!("START_REPLICATION PHYSICAL {start} (term='{term}')")).await
     }
 
-    async fn start_copy(&mut self, command: &str) -> Result<(), ClientError> {
+    /// Runs a command that turns the connection into a stream in both directions.
+    pub async fn start_copy(&mut self, command: &str) -> Result<(), ClientError> {
         let mut query = Vec::new();
         query.query(command);
         self.stream.send_all(query).await.0?;

@@ -108,6 +108,36 @@ impl Reactor {
         index
     }
 
+    pub(in super::super) fn submit_linked(
+        &self,
+        first: Operation,
+        second: Operation,
+    ) -> (usize, usize) {
+        let (first, second) = match (prepare::prepare(first), prepare::prepare(second)) {
+            (Ok(first), Ok(second)) => (first, second),
+            _ => panic!("operations on open files need nothing that can fail beforehand"),
+        };
+        let entry = |(prepared, entry): (Prepared, io_uring::squeue::Entry)| {
+            let index = self.in_flight.insert(prepared);
+            (index, entry.user_data(index as u64))
+        };
+        let ((first, first_entry), (second, second_entry)) = (entry(first), entry(second));
+        // A chain ends with what one enter submits: both go into the queue together.
+        let room = {
+            let mut ring = self.ring.borrow_mut();
+            let queue = ring.submission();
+            queue.capacity() - queue.len()
+        };
+        if room < 2 {
+            let ring = self.ring.borrow();
+            self.count(|| ring.submit()).expect("the kernel takes the entries of a full queue");
+        }
+        for entry in [first_entry.flags(io_uring::squeue::Flags::IO_LINK), second_entry] {
+            self.push(&entry).expect("the queue has room");
+        }
+        (first, second)
+    }
+
     pub(in super::super) fn poll(
         &self,
         index: usize,
