@@ -104,6 +104,20 @@ impl Membership {
         majority(&self.members) && self.new_members.as_deref().is_none_or(majority)
     }
 
+    /// Whether the nodes for which `holds` says yes meet every quorum in a node other than `absent`, whatever `absent`
+    /// says: a majority of each list without it. Nobody does when `absent` is a list's only member.
+    ///
+    /// Of a list of n a quorum has q = n/2 + 1. One that counts `absent` has q - 1 of the n - 1 others, one that does not
+    /// has q of them. A majority of the others is (n - 1)/2 + 1 = n - q + 1 of n - 1 (rounded down each), so together with
+    /// q - 1 of them it is n, one more than there are: they share a node.
+    pub fn is_quorum_of_others(&self, absent: NodeId, holds: impl Fn(NodeId) -> bool) -> bool {
+        let majority = |list: &[Member]| {
+            let others = || list.iter().filter(|member| member.id != absent);
+            others().filter(|member| holds(member.id)).count() >= majority_of(others().count())
+        };
+        majority(&self.members) && self.new_members.as_deref().is_none_or(majority)
+    }
+
     /// The highest position that a quorum has reached, given each node's own; invalid when there is none. Of a
     /// membership that is valid.
     pub fn quorum_lsn(&self, reached: impl Fn(NodeId) -> Lsn) -> Lsn {

@@ -13,5 +13,6 @@ mod cluster_tests;
 pub mod membership;
 pub mod postgres_history;
 pub mod proposer;
+pub mod reseed;
 pub mod state;
 pub mod term_history;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use firn_core::consensus::membership::Membership;
+use firn_core::consensus::reseed::is_reseed_term;
 use firn_core::types::{Generation, Lsn, NodeId, SystemId, Term, TimelineKey};
 use firn_core::wire::postgres::message::{Backend, Encode};
 use firn_core::wire::walproposer::{
@@ -131,11 +132,13 @@ impl Survey {
         self.members.values().any(|found| found.position.flush_lsn.is_valid())
     }
 
-    /// Whether a quorum knows a higher term: another proposer was elected after `own`.
+    /// Whether a quorum knows a higher term: another proposer was elected after `own`. A re-seed's term does not count: it
+    /// writes nothing, and the next proposer goes on above it.
     pub fn is_superseded(&self, own: Term) -> Option<Term> {
         let higher = |id: NodeId| self.members.get(&id).is_some_and(|found| found.term > own);
         let highest = self.members.values().map(|found| found.term).max()?;
-        self.membership.is_quorum(higher).then_some(highest)
+        let superseded = self.membership.is_quorum(higher) && !is_reseed_term(highest);
+        superseded.then_some(highest)
     }
 }
 

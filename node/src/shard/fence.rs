@@ -48,7 +48,7 @@ pub(super) async fn run(shard: &Shard, key: TimelineKey) -> Result<Fenced, Manag
                 return Ok(fenced(&timeline, membership, lsn, term, commit_lsn));
             }
             StopReason::Membership { membership: newer } => membership = newer,
-            reason @ StopReason::HigherTerm { .. } => {
+            reason @ (StopReason::HigherTerm { .. } | StopReason::Reseeded { .. }) => {
                 return Err(ManagementError::Conflict(reason.to_string()));
             }
         }

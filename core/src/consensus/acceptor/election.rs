@@ -1,6 +1,6 @@
 //! Votes, and what an elected proposer does to the log.
 
-use crate::consensus::acceptor::{Acceptor, AcceptorError, Changes, Reply, Step, When};
+use crate::consensus::acceptor::{Acceptor, AcceptorError, Changes, Reply, Standing, Step, When};
 use crate::consensus::change::Change;
 use crate::consensus::term_history::{TermHistory, TermHistoryError};
 use crate::mutant::{self, Mutant};
@@ -9,18 +9,20 @@ use crate::types::Lsn;
 use crate::wire::walproposer::{AcceptorMessage, ProposerElected, VoteRequest, VoteResponse};
 
 impl Acceptor {
-    /// Votes for a term above its own. A refusal is answered in full: a proposer that reconnects within its term computes
+    /// Votes for a term above its own, but while it is being re-seeded takes the term over without voting. A refusal is answered in full: a proposer that reconnects within its term computes
     /// where to start from it. The answer waits for everything before it, so its flush LSN is durable when it is sent.
     pub(super) fn vote<'a>(&mut self, request: &VoteRequest) -> Result<Step<'a>, AcceptorError> {
         self.check_generation("VoteRequest", request.generation)?;
         let newer = request.term > self.state.term;
         let again = mutant::active(Mutant::IgnoreTerm) && request.term == self.state.term;
-        let vote_given = newer || again;
+        let vote_given = (newer || again) && self.standing == Standing::Whole;
+        let term = request.term;
+        let change = if vote_given { Change::Vote { term } } else { Change::Term { term } };
         let changes = match newer {
-            true => Changes::two(self.lazy_positions(), Some(Change::Vote { term: request.term })),
+            true => Changes::two(self.lazy_positions(), Some(change)),
             false => Changes::none(),
         };
-        if vote_given {
+        if newer {
             self.scanner = None;
         }
         let mut step = self.step(changes, Reply::None);

@@ -10,6 +10,22 @@ use crate::types::{Generation, Lsn, NodeId, PostgresVersion, SystemId, Term, Tim
 /// A refused message or management request.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum AcceptorError {
+    /// Acknowledged changes may be lost here.
+    #[error(
+        "timeline {key} may have lost acknowledged data on this node: it is being re-seeded from its other members"
+    )]
+    Suspect {
+        /// The timeline.
+        key: TimelineKey,
+    },
+    /// A majority of the others promised less than this acceptor has promised itself.
+    #[error("cannot re-seed from term {floor}: this node is in term {current}")]
+    SeedTerm {
+        /// The term that the others promised.
+        floor: Term,
+        /// The own term.
+        current: Term,
+    },
     /// A greeting for another timeline than the connection's.
     #[error("greeting names timeline {found}, expected {expected}")]
     Key {

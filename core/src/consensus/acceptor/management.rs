@@ -25,6 +25,8 @@ impl Acceptor {
         &mut self,
         membership: &Membership,
     ) -> Result<Step<'static>, AcceptorError> {
+        // Whoever changes a membership counts on the log of a node that takes it.
+        self.check_whole()?;
         let (current, found) = (self.generation(), membership.generation);
         if found < current {
             return Err(AcceptorError::OldMembership { current, found });

@@ -9,17 +9,20 @@
 //!
 //! An append costs one pass over its bytes (the CRC of records), no copy and no allocation.
 //!
-//! Read first: [`step`] (what a step gives), then [`append`], [`election`], [`greeting`], [`management`].
+//! Read first: [`step`] (what a step gives), then [`append`], [`election`], [`greeting`], [`management`], [`standing`] (after a
+//! loss).
 
 pub mod append;
 pub mod election;
 pub mod error;
 pub mod greeting;
 pub mod management;
+pub mod standing;
 pub mod step;
 
 pub use error::AcceptorError;
 pub use greeting::create_on_push;
+pub use standing::Standing;
 pub use step::{Changes, Mark, Reply, Step, When};
 
 use crate::consensus::change::Change;
@@ -48,6 +51,8 @@ pub struct Acceptor {
     /// How often this acceptor was told of an elected proposer, in this process' life.
     elections: u64,
     durable: Mark,
+    /// Whether it may have forgotten what it promised.
+    standing: Standing,
 }
 
 impl Acceptor {
@@ -63,6 +68,7 @@ impl Acceptor {
             peer_horizon_lsn: state.peer_horizon_lsn,
             elections: 0,
             durable,
+            standing: Standing::Whole,
             state,
         }
     }
@@ -71,13 +77,15 @@ impl Acceptor {
     /// nothing any more.
     pub fn restart(&mut self, state: TimelineState) {
         let elections = self.elections + 1;
-        *self = Acceptor::new(self.key, self.node_id, state);
+        let standing = self.standing;
+        *self = Acceptor { standing, ..Acceptor::new(self.key, self.node_id, state) };
         self.elections = elections;
         self.durable.elections = elections;
     }
 
     /// Handles one message.
     pub fn handle<'a>(&mut self, message: &ProposerMessage<'a>) -> Result<Step<'a>, AcceptorError> {
+        self.check_not_suspect()?;
         match message {
             ProposerMessage::Greeting(greeting) => self.greeting(greeting),
             ProposerMessage::VoteRequest(request) => self.vote(request),
@@ -158,7 +166,7 @@ impl Acceptor {
         let scanner = self.scanner.as_ref().map(|s| (s.position(), s.record_end()));
         let pending = self.elections - self.durable.elections;
         let durable = (self.durable.record_end_lsn, self.durable.commit_lsn, pending);
-        (&self.state, scanner, self.commit_lsn, self.peer_horizon_lsn, durable)
+        (&self.state, scanner, self.commit_lsn, self.peer_horizon_lsn, durable, self.standing)
     }
 
     fn generation(&self) -> Generation {

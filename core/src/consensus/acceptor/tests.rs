@@ -388,3 +388,32 @@ fn marks_from_before_a_restart_mean_nothing() {
     acceptor.durable(refused.mark.unwrap());
     assert_eq!(acceptor.append_response().unwrap().flush_lsn, wal.position());
 }
+
+#[test]
+fn an_acceptor_that_forgot_takes_nothing_and_then_no_vote() {
+    let (mut acceptor, wal) = with_records(1);
+    let end = wal.position();
+    acceptor.distrust();
+    let suspect = AcceptorError::Suspect { key: TimelineKey::default() };
+    assert_eq!(refused(&mut acceptor, &vote_request(2)), suspect);
+    assert_eq!(refused(&mut acceptor, &elected(1, end, &[(1, START)])), suspect);
+    assert_eq!(acceptor.switch_membership(&membership(1, &[1])), Err(suspect));
+    assert_eq!(acceptor.append_response(), None);
+    // Below what it knows itself nothing begins.
+    assert!(acceptor.begin_seeding(Term(0)).is_err());
+    let step = acceptor.begin_seeding(Term(8)).unwrap();
+    acceptor.durable(step.mark.unwrap());
+    assert_eq!((acceptor.term(), acceptor.is_seeded()), (Term(8), false));
+    let answer = vote(&mut acceptor, 9);
+    assert_eq!((answer.vote_given, answer.term, answer.flush_lsn), (false, Term(9), end));
+    assert!(acceptor.switch_membership(&membership(1, &[1])).is_err());
+    run(&mut acceptor, &elected(9, end, &[(1, START), (9, end + 64)]));
+    assert!(!acceptor.is_seeded(), "its log does not reach the term");
+    let mut more = WalBuilder::new(end, WalVersion::V17);
+    more.record(10, 0, &[9; 40]);
+    run(&mut acceptor, &append(9, end, &more.bytes, Lsn(0)));
+    assert!(acceptor.is_seeded());
+    assert!(!vote(&mut acceptor, 10).vote_given, "not before the journal says so");
+    acceptor.trust();
+    assert!(vote(&mut acceptor, 11).vote_given);
+}

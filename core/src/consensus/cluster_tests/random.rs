@@ -59,6 +59,14 @@ impl Walk {
             0 => return self.start(slot),
             1 => return Event::Crash { node },
             2 | 3 if self.world.is_connected(slot, node) => return Event::Cut { slot, node },
+            4 if self.world.may_rot(node) => {
+                return Event::Rot { node, writes: self.random.below(20) };
+            }
+            5..8 => {
+                if let Some(node) = self.world.broken() {
+                    return Event::Reseed { slot, node };
+                }
+            }
             _ => {}
         }
         let mut events = Vec::new();
@@ -85,7 +93,7 @@ impl Walk {
 fn random_walks_keep_every_promise() {
     let given = std::env::var("FIRN_SEED").ok().map(|seed| seed.parse().expect("a number"));
     let seeds = given.map_or(0..WALKS, |seed: u64| seed..seed + 1);
-    let (mut committed, mut elections, mut fences) = (0, 0, 0);
+    let (mut committed, mut elections, mut fences, mut reseeds) = (0, 0, 0, 0);
     for seed in seeds {
         let mut walk = Walk::new(seed);
         for event in 0..EVENTS_PER_WALK {
@@ -98,7 +106,10 @@ fn random_walks_keep_every_promise() {
         committed += walk.world.committed_bytes();
         elections += walk.world.elections();
         fences += walk.world.fences();
+        reseeds += walk.world.reseeds();
     }
-    println!("{committed} bytes committed, {elections} elections, {fences} fences");
-    assert!(committed > 0 && elections > 0 && fences > 0 || given.is_some());
+    println!(
+        "{committed} bytes committed, {elections} elections, {fences} fences, {reseeds} re-seeds"
+    );
+    assert!(committed > 0 && elections > 0 && fences > 0 && reseeds > 0 || given.is_some());
 }

@@ -6,12 +6,13 @@
 //! - whoever wins a term above that of the last commit has all committed bytes;
 //! - no acceptor's commit LSN passes what was committed, and its log agrees with it up to there;
 //! - below a fence's term nothing is committed past the fence;
-//! - no acceptor ever has to refuse a cut below its commit LSN.
+//! - no acceptor ever has to refuse a cut below its commit LSN;
+//! - all of this also when a minority of the disks forgets what it acknowledged, and is re-seeded.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::hash::{Hash, Hasher};
 
-use crate::consensus::acceptor::{Acceptor, AcceptorError, Mark, Reply, When};
+use crate::consensus::acceptor::{Acceptor, AcceptorError, Mark, Reply, Standing, When};
 use crate::consensus::change::{Change, Create};
 use crate::consensus::membership::{Member, Membership, majority_of};
 use crate::consensus::proposer::{Action, Next, Proposer, ProposerConfig, Role, StopReason};
@@ -25,6 +26,8 @@ pub const START: Lsn = Lsn(0x30_0100);
 pub const RECORD_BYTES: usize = 32;
 const VERSION: ProtocolVersion = ProtocolVersion::V3;
 const SEGMENT_BYTES: u32 = 1 << 20;
+/// Writes that rot can take back.
+const PAST_WRITES_MAX: usize = 40;
 
 /// What is on a disk, or will be.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -56,6 +59,10 @@ struct Node {
     acceptor: Acceptor,
     disk: Disk,
     pending: VecDeque<Pending>,
+    /// What the disk held before, newest last: rot goes back to one of these.
+    past: VecDeque<Disk>,
+    /// What rot took since the acceptor was last whole; not empty: it is not whole.
+    forgotten: Vec<Disk>,
 }
 
 /// The two directions of a connection, each in order.
@@ -71,6 +78,8 @@ struct Connection {
 struct Slot {
     proposer: Proposer,
     held: bool,
+    /// The node that it re-seeds.
+    reseeds: Option<usize>,
     wal: Vec<u8>,
     connections: Vec<Connection>,
 }
@@ -95,6 +104,10 @@ pub enum Event {
     Flush { node: usize },
     /// A node stops and starts: what was not flushed is lost.
     Crash { node: usize },
+    /// A node stops, and starts with its disk as it was some writes before, knowing that it forgot.
+    Rot { node: usize, writes: usize },
+    /// A node that forgot asks the others, by a proposer in this slot.
+    Reseed { slot: usize, node: usize },
     /// The primary of an elected proposer writes a record.
     Write { slot: usize },
     /// Time passes.
@@ -118,6 +131,7 @@ pub struct World {
     fences: Vec<(Term, Lsn)>,
     /// Counts writes, so that no two records are equal.
     writes: u64,
+    reseeds: usize,
     /// What does not hold, once something does not.
     pub violation: Option<String>,
 }
@@ -131,6 +145,7 @@ impl PartialEq for World {
                 a.acceptor.essence() == b.acceptor.essence()
                     && a.disk == b.disk
                     && a.pending == b.pending
+                    && a.forgotten == b.forgotten
             })
             && self.slots == other.slots
             && self.committed == other.committed
@@ -146,6 +161,7 @@ impl Hash for World {
             node.acceptor.essence().hash(hasher);
             node.disk.hash(hasher);
             node.pending.hash(hasher);
+            node.forgotten.hash(hasher);
         }
         self.slots.hash(hasher);
         self.committed.hash(hasher);
@@ -194,6 +210,8 @@ impl World {
             ),
             disk: Disk { state: state.clone(), log: Vec::new() },
             pending: VecDeque::new(),
+            past: VecDeque::new(),
+            forgotten: Vec::new(),
         };
         World {
             nodes: (0..nodes).map(node).collect(),
@@ -206,6 +224,7 @@ impl World {
             winners: BTreeMap::new(),
             fences: Vec::new(),
             writes: 0,
+            reseeds: 0,
             violation: None,
         }
     }
@@ -225,6 +244,23 @@ impl World {
         self.fences.len()
     }
 
+    /// How many acceptors became whole again.
+    pub fn reseeds(&self) -> usize {
+        self.reseeds
+    }
+
+    /// Whether a minority will have forgotten something if this node does too.
+    pub fn may_rot(&self, node: usize) -> bool {
+        let others = self.nodes.iter().enumerate().filter(|(other, _)| *other != node);
+        let broken = others.filter(|(_, other)| !other.forgotten.is_empty()).count();
+        broken + majority_of(self.nodes.len()) < self.nodes.len()
+    }
+
+    /// A node that is not whole.
+    pub fn broken(&self) -> Option<usize> {
+        self.nodes.iter().position(|node| !node.forgotten.is_empty())
+    }
+
     /// Chooses how many bytes of WAL the next appends carry.
     pub fn set_chunk_bytes(&mut self, chunk_bytes: usize) {
         self.chunk_bytes = chunk_bytes;
@@ -235,7 +271,8 @@ impl World {
         for (slot, state) in self.slots.iter().enumerate() {
             let Some(state) = state else { continue };
             for (node, connection) in state.connections.iter().enumerate() {
-                let reached = self.reach[slot].contains(&node);
+                let early = state.reseeds == Some(node) && state.proposer.donor().is_none();
+                let reached = self.reach[slot].contains(&node) && !early;
                 if reached && !connection.open && !state.proposer.is_stopped() {
                     events.push(Event::Connect { slot, node });
                 }
@@ -293,6 +330,8 @@ impl World {
             Event::Answer { slot, node } => self.answer(slot, node),
             Event::Flush { node } => self.flush(node),
             Event::Crash { node } => self.crash(node),
+            Event::Rot { node, writes } => self.rot(node, writes),
+            Event::Reseed { slot, node } => self.reseed(slot, node),
             Event::Write { slot } => self.write(slot),
             Event::Tick { slot } => self.tick(slot),
         }
@@ -313,8 +352,13 @@ impl World {
         }
         let connections = vec![Connection::default(); self.nodes.len()];
         (0..self.nodes.len()).for_each(|node| self.forget_answers(slot, node));
-        self.slots[slot] = Some(Slot { proposer, held, wal: Vec::new(), connections });
-        self.reach[slot].clone().into_iter().for_each(|node| self.connect(slot, node));
+        let reseeds = match role {
+            Role::Reseed { node, .. } => Some(node.0 as usize - 1),
+            Role::Stream { .. } | Role::Fence => None,
+        };
+        self.slots[slot] = Some(Slot { proposer, held, reseeds, wal: Vec::new(), connections });
+        let reached = self.reach[slot].clone().into_iter();
+        reached.filter(|node| reseeds != Some(*node)).for_each(|node| self.connect(slot, node));
     }
 
     fn slot(&mut self, slot: usize) -> &mut Slot {
@@ -439,13 +483,57 @@ impl World {
     fn flush(&mut self, node: usize) {
         let target = &mut self.nodes[node];
         let pending = target.pending.pop_front().expect("only busy nodes flush");
-        target.disk = pending.after;
+        let before = std::mem::replace(&mut target.disk, pending.after);
+        target.past.push_back(before);
+        if target.past.len() > PAST_WRITES_MAX {
+            target.past.pop_front();
+        }
         if let Some(mark) = pending.mark {
             target.acceptor.durable(mark);
+        }
+        if target.acceptor.is_seeded() {
+            self.trust(node);
         }
         if let Some((slot, answer)) = pending.reply {
             self.send_answer(node, slot, answer);
         }
+    }
+
+    fn trust(&mut self, node: usize) {
+        self.nodes[node].acceptor.trust();
+        self.nodes[node].forgotten.clear();
+        self.nodes[node].past.clear();
+        self.reseeds += 1;
+    }
+
+    fn rot(&mut self, node: usize, writes: usize) {
+        let target = &mut self.nodes[node];
+        let kept = target.past.len().saturating_sub(writes);
+        if let Some(past) = target.past.drain(kept..).next() {
+            let lost = std::mem::replace(&mut target.disk, past);
+            target.forgotten.push(lost);
+        } else {
+            target.forgotten.push(target.disk.clone());
+        }
+        self.crash(node);
+    }
+
+    fn reseed(&mut self, slot: usize, node: usize) {
+        let known_term = self.nodes[node].acceptor.term();
+        self.start(slot, Role::Reseed { node: NodeId(node as u64 + 1), known_term }, false);
+    }
+
+    /// A majority of the others promised `term`: the node takes part from there on.
+    fn begin_seeding(&mut self, node: usize, term: Term) -> bool {
+        let target = &mut self.nodes[node];
+        if target.acceptor.standing() == Standing::Whole {
+            return false;
+        }
+        let Ok(step) = target.acceptor.begin_seeding(term) else { return false };
+        let log = target.pending.back().map_or(&target.disk, |pending| &pending.after).log.clone();
+        let after = Disk { state: target.acceptor.state().clone(), log };
+        target.pending.push_back(Pending { after, mark: step.mark, reply: None });
+        true
     }
 
     fn crash(&mut self, node: usize) {
@@ -453,6 +541,9 @@ impl World {
         target.pending.clear();
         let (key, id) = (target.acceptor.key(), NodeId(node as u64 + 1));
         target.acceptor = Acceptor::new(key, id, target.disk.state.clone());
+        if !target.forgotten.is_empty() {
+            target.acceptor.distrust();
+        }
         for slot in 0..self.slots.len() {
             if self.slots[slot].as_ref().is_some_and(|state| state.connections[node].open) {
                 self.cut(slot, node);
@@ -508,6 +599,12 @@ impl World {
         let wal = donor.disk.log[..length(term_start)].to_vec();
         self.slot(slot).wal = wal;
         self.check_winner(slot);
+        if let Some(node) = self.slot(slot).reseeds {
+            match self.begin_seeding(node, term) {
+                true => self.connect(slot, node),
+                false => self.forget(slot),
+            }
+        }
     }
 
     fn check_winner(&mut self, slot: usize) {
@@ -543,7 +640,10 @@ impl World {
         if !bytes.starts_with(&self.committed) && !self.committed.starts_with(&bytes) {
             self.violation = Some(format!("term {term} commits other bytes up to {lsn}"));
         }
-        let holders = self.nodes.iter().filter(|node| node.disk.log.starts_with(&bytes)).count();
+        // What rot took from a node before it is whole again may still be counted on.
+        let holds = |disk: &Disk| disk.log.starts_with(&bytes);
+        let holders = self.nodes.iter().filter(|n| holds(&n.disk) || n.forgotten.iter().any(holds));
+        let holders = holders.count();
         if holders < majority_of(self.nodes.len()) {
             self.violation = Some(format!("{lsn} is committed, but {holders} disks have it"));
         }
@@ -564,6 +664,15 @@ impl World {
                     self.violation = Some(format!("fenced at {lsn}, below what is committed"));
                 }
                 self.fences.push((term, lsn));
+            }
+            StopReason::Reseeded { lsn, term } => {
+                let node = self.slot(slot).reseeds.expect("only re-seeds end so");
+                if !lsn.is_valid() && self.begin_seeding(node, term) {
+                    while !self.nodes[node].pending.is_empty() {
+                        self.flush(node);
+                    }
+                    self.trust(node);
+                }
             }
             StopReason::HigherTerm { .. } => {}
             StopReason::Membership { .. } => {

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use crate::consensus::proposer::peer::{Log, Peer, Session};
 use crate::consensus::proposer::{Action, Elected, PeerError, Phase, Proposer, Role, StopReason};
+use crate::consensus::reseed::reseed_term;
 use crate::consensus::term_history::TermStart;
 use crate::types::{Generation, Lsn, NodeId, Term};
 use crate::wire::walproposer::{
@@ -38,7 +39,7 @@ impl Proposer {
             Phase::Greeting => {
                 self.term = self.term.max(greeting.term);
                 let greeted = |id| self.peers[&id].session == Session::Greeted;
-                if self.config.membership.is_quorum(greeted) {
+                if self.is_quorum(greeted) {
                     self.campaign();
                 }
             }
@@ -50,7 +51,12 @@ impl Proposer {
 
     /// Stands for the next term: everyone who voted or was asked in the last one is asked again.
     pub(super) fn campaign(&mut self) {
-        self.term = Term(self.term.0.checked_add(1).expect("terms stay near TERM_MAX at most"));
+        self.term = match self.config.role {
+            Role::Reseed { known_term, .. } => reseed_term(self.term.max(known_term)),
+            Role::Stream { .. } | Role::Fence => {
+                Term(self.term.0.checked_add(1).expect("terms stay near TERM_MAX at most"))
+            }
+        };
         self.phase = Phase::Campaign { refused: false };
         for peer in self.peers.values_mut() {
             peer.granted = false;
@@ -88,7 +94,7 @@ impl Proposer {
         if let Phase::Campaign { refused } = &mut self.phase {
             *refused |= !granted;
             self.truncate_lsn = self.truncate_lsn.max(vote.truncate_lsn);
-            if self.config.membership.is_quorum(|id| self.peers[&id].granted) {
+            if self.is_quorum(|id| self.peers[&id].granted) {
                 self.win(actions);
             }
         }
@@ -108,7 +114,11 @@ impl Proposer {
         };
         if !term_start_lsn.is_valid() {
             let (lsn, term) = (Lsn::INVALID, self.term);
-            return self.stop(StopReason::Fenced { lsn, term }, actions);
+            let reason = match self.config.role {
+                Role::Reseed { .. } => StopReason::Reseeded { lsn, term },
+                Role::Stream { .. } | Role::Fence => StopReason::Fenced { lsn, term },
+            };
+            return self.stop(reason, actions);
         }
         let mut history = log.history.clone();
         history.0.push(TermStart { term: self.term, lsn: term_start_lsn });
@@ -134,7 +144,7 @@ impl Proposer {
                 self.peer(node).session = Session::AwaitsVote;
                 ProposerMessage::VoteRequest(VoteRequest { generation, term })
             }
-            (Session::Voted, Phase::Elected(elected)) if !self.held => {
+            (Session::Voted, Phase::Elected(elected)) if !self.held && self.writes_to(node) => {
                 let log = self.peers[&node].log.as_ref().expect("a vote tells the log");
                 let common = log.history.common_prefix_end(log.flush_lsn, &elected.history);
                 let first = elected.history.0[0].lsn;
@@ -157,6 +167,13 @@ impl Proposer {
             _ => return Ok(None),
         };
         Ok(Some(message))
+    }
+
+    fn writes_to(&self, acceptor: NodeId) -> bool {
+        match self.config.role {
+            Role::Reseed { node, .. } => node == acceptor,
+            Role::Stream { .. } | Role::Fence => true,
+        }
     }
 
     fn own_greeting(&self) -> ProposerGreeting {

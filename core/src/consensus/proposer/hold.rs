@@ -24,8 +24,9 @@ impl Proposer {
         let elected = self.elected_state()?;
         let end = elected.term_start_lsn;
         let holds = |id: NodeId| {
-            // Who did not answer may hold all of it.
-            let Some(log) = &self.peers[&id].log else { return end };
+            // Who did not answer may hold all of it, and who answers without voting may have forgotten that it did.
+            let peer = &self.peers[&id];
+            let Some(log) = peer.log.as_ref().filter(|_| peer.granted) else { return end };
             match log.history.common_prefix_end(log.flush_lsn, &elected.history) {
                 Ok(common) => common.unwrap_or(Lsn::INVALID).min(end),
                 // A log that cannot be: assume the worst.

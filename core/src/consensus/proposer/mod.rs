@@ -56,6 +56,14 @@ pub enum Role {
     },
     /// Commits the tail that a quorum already has, and ends: no proposer of a lower term can commit any more.
     Fence,
+    /// Brings one acceptor, which may have lost what it acknowledged, up from the others, and ends: see
+    /// [`crate::consensus::reseed`]. Writes to no one else and commits nothing.
+    Reseed {
+        /// The acceptor. Connected when [`Action::Elected`] came and it takes part again; its own vote is not counted.
+        node: NodeId,
+        /// Highest term that it still knows.
+        known_term: Term,
+    },
 }
 
 /// What the caller has to do or to know.
@@ -96,6 +104,14 @@ pub enum StopReason {
         /// The final LSN.
         lsn: Lsn,
         /// The term that fences.
+        term: Term,
+    },
+    /// The acceptor has all that can have been committed below `term`.
+    #[error("re-seeded up to {lsn} in term {term}")]
+    Reseeded {
+        /// End of its log; invalid: the timeline has no WAL.
+        lsn: Lsn,
+        /// The term that the others promised.
         term: Term,
     },
     /// Another proposer was there.
@@ -330,6 +346,14 @@ impl Proposer {
     /// What is known of every acceptor, by node id.
     pub fn peers(&self) -> impl Iterator<Item = (NodeId, PeerStatus)> {
         self.peers.iter().map(|(node, peer)| (*node, peer.status()))
+    }
+
+    /// Whether the nodes for which `holds` says yes decide an election.
+    fn is_quorum(&self, holds: impl Fn(NodeId) -> bool) -> bool {
+        match self.config.role {
+            Role::Reseed { node, .. } => self.config.membership.is_quorum_of_others(node, holds),
+            Role::Stream { .. } | Role::Fence => self.config.membership.is_quorum(holds),
+        }
     }
 
     fn elected_state(&self) -> Option<&Elected> {

@@ -78,6 +78,10 @@ impl Proposer {
         // Only what this connection was sent counts.
         peer.flush_lsn = peer.flush_lsn.max(response.flush_lsn.min(next_lsn));
         peer.commit_lsn = peer.commit_lsn.max(response.commit_lsn);
+        if let Role::Reseed { .. } = self.config.role {
+            self.finish_reseed(node, actions);
+            return Ok(());
+        }
         self.advance_commit(actions);
         self.advance_truncate();
         self.finish_fence(actions);
@@ -126,6 +130,13 @@ impl Proposer {
         let lowest = self.peers.values().map(|peer| peer.flush_lsn).min();
         let lowest = lowest.unwrap_or(Lsn::INVALID).min(self.commit_lsn);
         self.truncate_lsn = self.truncate_lsn.max(lowest);
+    }
+
+    fn finish_reseed(&mut self, node: NodeId, actions: &mut VecDeque<Action>) {
+        let lsn = self.term_start_lsn().expect("only an elected proposer streams");
+        if self.peers[&node].flush_lsn >= lsn {
+            self.stop(StopReason::Reseeded { lsn, term: self.term }, actions);
+        }
     }
 
     fn finish_fence(&mut self, actions: &mut VecDeque<Action>) {

@@ -1,5 +1,6 @@
 use super::*;
 use crate::consensus::membership::Member;
+use crate::consensus::reseed::reseed_term;
 use crate::consensus::term_history::TermStart;
 use crate::wire::walproposer::*;
 
@@ -375,4 +376,36 @@ fn what_may_be_committed_is_never_cut_off() {
     proposer.message(NodeId(1), &vote_of(6, true, 900, &[(3, 100)]));
     proposer.message(NodeId(2), &vote_of(6, true, 500, &[(3, 100)]));
     proposer.shorten(Lsn(600));
+}
+
+#[test]
+fn a_reseed_writes_to_one_acceptor_only_and_commits_nothing() {
+    let role = Role::Reseed { node: NodeId(3), known_term: Term(8) };
+    let mut proposer = proposer(role);
+    greet(&mut proposer, 1, 5);
+    assert_eq!(proposer.next(NodeId(1)), Ok(None), "one of the two others decides nothing");
+    greet(&mut proposer, 2, 3);
+    let term = reseed_term(Term(8));
+    for node in [1, 2] {
+        let request = VoteRequest { generation: Generation(1), term };
+        assert_eq!(next_message(&mut proposer, node), ProposerMessage::VoteRequest(request));
+    }
+    let terms = [(3, 100), (5, 400)];
+    assert_eq!(proposer.message(NodeId(1), &vote_of(term.0, true, 900, &terms)), vec![]);
+    let actions = proposer.message(NodeId(2), &vote_of(term.0, true, 500, &terms));
+    let (term_start_lsn, donor) = (Lsn(900), NodeId(1));
+    assert_eq!(actions, vec![Action::Elected { term, term_start_lsn, donor }]);
+    assert_eq!(proposer.next(NodeId(1)), Ok(None));
+    assert_eq!(proposer.next(NodeId(2)), Ok(None));
+    greet(&mut proposer, 3, term.0);
+    assert!(matches!(next_message(&mut proposer, 3), ProposerMessage::VoteRequest(_)));
+    proposer.message(NodeId(3), &vote_of(term.0, false, 450, &terms));
+    let ProposerMessage::Elected(elected) = next_message(&mut proposer, 3) else { panic!() };
+    assert_eq!(elected.start_streaming_at, Lsn(450));
+    let first = next_message(&mut proposer, 3);
+    assert!(matches!(first, ProposerMessage::Append(request) if request.wal.is_empty()));
+    assert_eq!(next_wal(&mut proposer, 3), (Lsn(450), Lsn(900)));
+    assert!(proposer.append(NodeId(3), Lsn(450), &[0; 450]).is_some());
+    let actions = proposer.message(NodeId(3), &response(term.0, Lsn(900), Lsn(0)));
+    assert_eq!(actions, vec![Action::Stop(StopReason::Reseeded { lsn: Lsn(900), term })]);
 }
