@@ -4,9 +4,10 @@ use firn_tests::simulation::consensus::world::run;
 use firn_tests::simulation::runner::Runner;
 
 /// What every batch of seeds must have met.
-const MARKS: [&str; 22] = [
+const MARKS: [&str; 33] = [
     "fault.connection_cut",
     "fault.disk_emptied",
+    "fault.disk_full",
     "fault.node_crashed",
     "fault.one_way_partition",
     "fault.partition",
@@ -17,10 +18,20 @@ const MARKS: [&str; 22] = [
     "fault.proposer_died",
     "fault.proposers_compete",
     "fault.term_bumped",
+    "members.added",
+    "members.lost_disk_replaced",
+    "members.removed",
+    "members.replaced",
+    "node.acceptor_restarted",
+    "node.full_disk_refused_wal",
+    "node.full_disk_took_vote",
     "node.log_cut",
     "node.lost_writes",
     "node.unanswered_writes_survive",
     "node.unknown_timeline_refused",
+    "operator.goes_on",
+    "operator.joint_taken",
+    "operator.left",
     "primary.half_record",
     "primary.lost_tail",
     "primary.overwrote_half_record",

@@ -84,6 +84,19 @@ impl Membership {
         self.members.iter().chain(self.new_members.iter().flatten())
     }
 
+    /// Whether it counts quorums of the same members as another one; where they are reached may differ.
+    pub fn has_members_of(&self, other: &Membership) -> bool {
+        let same = |own: &[Member], others: &[Member]| {
+            own.len() == others.len()
+                && own.iter().all(|member| others.iter().any(|other| other.id == member.id))
+        };
+        same(&self.members, &other.members)
+            && match (&self.new_members, &other.new_members) {
+                (Some(own), Some(others)) => same(own, others),
+                (own, others) => own.is_none() && others.is_none(),
+            }
+    }
+
     /// Checks what the fields promise.
     pub fn validate(&self) -> Result<(), MembershipError> {
         if self.generation != Generation(0) && self.members.is_empty() {

@@ -11,6 +11,7 @@ pub mod change;
 #[cfg(test)]
 mod cluster_tests;
 pub mod membership;
+pub mod membership_change;
 pub mod postgres_history;
 pub mod proposer;
 pub mod reseed;

@@ -44,9 +44,9 @@ impl From<StepError> for ManagementError {
             StepError::Acceptor(AcceptorError::NotMember { .. }) => {
                 ManagementError::Forbidden(text)
             }
-            StepError::Acceptor(AcceptorError::OldMembership { .. }) => {
-                ManagementError::Conflict(text)
-            }
+            StepError::Acceptor(
+                AcceptorError::OldMembership { .. } | AcceptorError::OtherMembers { .. },
+            ) => ManagementError::Conflict(text),
             StepError::Acceptor(_) => ManagementError::Invalid(text),
             StepError::Deleted(key) => ManagementError::no_timeline(key),
             StepError::Journal(_) | StepError::Failed(_) | StepError::Suspect(_) => {

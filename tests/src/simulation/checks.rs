@@ -150,10 +150,22 @@ impl Checks {
         Ok(())
     }
 
-    /// The most advanced log of any quorum of `nodes` (those that have their disks) holds every committed byte.
+    /// What a running node calls committed, durable there or not, is committed.
+    pub fn known_commit(&self, node: NodeId, lsn: Lsn) -> Result<(), Violation> {
+        match lsn <= self.committed.end() {
+            true => Ok(()),
+            false => Err(format!(
+                "node {node} knows {lsn} as committed, committed is {}",
+                self.committed.end()
+            )),
+        }
+    }
+
+    /// The most advanced log of any quorum of `nodes` (those that have their disks), in any of the memberships that they
+    /// could be asked to vote in, holds every committed byte.
     pub fn nothing_is_forgotten(
         &mut self,
-        membership: &Membership,
+        memberships: &[Membership],
         nodes: &[NodeView<'_>],
     ) -> Result<(), Violation> {
         let committed = self.committed.end();
@@ -161,25 +173,42 @@ impl Checks {
         for node in nodes {
             holds.push(self.agreement(*node).min(node.state.record_end_lsn) >= committed);
         }
+        if holds.iter().all(|holds| *holds) {
+            return Ok(());
+        }
         let rank = |node: &NodeView<'_>| {
             let end = node.state.record_end_lsn;
             (node.state.term_history.cut_at(end).last_term(), end)
         };
-        for chosen in 1u32..1 << nodes.len() {
-            let is_in = |index: &usize| chosen & (1 << index) != 0;
-            let members = || (0..nodes.len()).filter(is_in);
-            if !membership.is_quorum(|id| members().any(|index| nodes[index].id == id)) {
-                continue;
-            }
-            let best = members().map(|index| rank(&nodes[index])).max();
-            let lossy =
-                members().find(|index| Some(rank(&nodes[*index])) == best && !holds[*index]);
-            if let Some(index) = lossy {
-                return Err(format!(
-                    "node {} would be the donor of a quorum but lacks committed bytes up to {committed}: {}",
-                    nodes[index].id,
-                    describe(nodes)
-                ));
+        for membership in memberships {
+            // Who is in a newer generation, or in this one with others, does not vote.
+            let votes = |node: &NodeView<'_>| {
+                let own = &node.state.membership;
+                membership.contains(node.id)
+                    && (own.generation < membership.generation
+                        || own.has_members_of(membership)
+                            && own.generation == membership.generation)
+            };
+            let voters: Vec<usize> =
+                (0..nodes.len()).filter(|index| votes(&nodes[*index])).collect();
+            for chosen in 1u32..1 << voters.len() {
+                let is_in = |place: usize| chosen & (1 << place) != 0;
+                let chosen =
+                    || (0..voters.len()).filter(|place| is_in(*place)).map(|place| voters[place]);
+                if !membership.is_quorum(|id| chosen().any(|index| nodes[index].id == id)) {
+                    continue;
+                }
+                let best = chosen().map(|index| rank(&nodes[index])).max();
+                let lossy =
+                    chosen().find(|index| Some(rank(&nodes[*index])) == best && !holds[*index]);
+                if let Some(index) = lossy {
+                    return Err(format!(
+                        "node {} would be the donor of a quorum of generation {} but lacks committed bytes up to {committed}: {}",
+                        nodes[index].id,
+                        membership.generation,
+                        describe(nodes)
+                    ));
+                }
             }
         }
         Ok(())
@@ -230,8 +259,9 @@ pub fn describe(nodes: &[NodeView<'_>]) -> String {
         let state = node.state;
         write!(
             text,
-            "[node {} term {} last log term {} log {}..{} record end {} commit {}]",
+            "[node {} generation {} term {} last log term {} log {}..{} record end {} commit {}]",
             node.id,
+            state.membership.generation,
             state.term,
             state.term_history.cut_at(state.record_end_lsn).last_term(),
             node.log.start,

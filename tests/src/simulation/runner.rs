@@ -96,7 +96,7 @@ impl Runner {
 }
 
 /// A broken assertion inside a run is a failure of its seed like any other.
-fn run_one(seed: u64, one: impl Fn(u64) -> Result<u64, Violation>) -> Result<u64, Violation> {
+pub fn run_one(seed: u64, one: impl Fn(u64) -> Result<u64, Violation>) -> Result<u64, Violation> {
     catch_unwind(AssertUnwindSafe(|| one(seed))).unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().cloned();
         Err(text

@@ -1,19 +1,17 @@
 //! `firn timeline members`: changes a timeline's acceptors while Postgres keeps committing.
 //!
-//! Two switches. First a joint configuration, in which a quorum needs a majority of the old members and one of the new:
-//! the relay brings the added member up while the old ones carry the commits. Then, when a majority of the new members
-//! has everything that the old ones can have committed alone, the new members alone. That is more than what nodes know
-//! to be committed: a majority of the old members had it in their logs when they took the joint configuration. Each switch counts once a majority of its members took it,
-//! and every step can be repeated: the command continues a change that was interrupted.
+//! What is asked of whom, and when it is safe, is [`MembershipChange`]'s. Every step can be repeated: the command continues
+//! a change that was interrupted.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clap::{Args, Subcommand};
-use firn_core::api::{CreateTimeline, TimelineStatus};
-use firn_core::consensus::membership::{Member, Membership, majority_of};
-use firn_core::types::{Generation, Lsn, NodeId, Term, TimelineKey};
+use firn_core::api::{AcceptorStatus, CreateTimeline, TermBump, TimelineStatus};
+use firn_core::consensus::membership::{Member, Membership};
+use firn_core::consensus::membership_change::{LogEnd, MembershipChange, Standing};
+use firn_core::types::{NodeId, TimelineKey};
 
 use crate::client::NodeClient;
 use crate::clock::wait_until;
@@ -89,11 +87,7 @@ fn remove(arguments: &RemoveArguments) -> Result<()> {
     change.run(target, Duration::from_secs(arguments.limit_s))
 }
 
-/// The last term and the end of a log: of two logs the one with the greater pair has everything that the other one can
-/// have committed.
-type LogEnd = (Term, Lsn);
-
-/// A membership change under way.
+/// A membership change driven over HTTP.
 struct Change {
     key: TimelineKey,
     /// The nodes that may be reached, old members and new.
@@ -109,58 +103,35 @@ impl Change {
         let statuses = nodes.statuses(key)?;
         let newest = statuses.iter().max_by_key(|(_, status)| status.mconf.generation);
         let (_, example) = newest.context("no node told about the timeline")?;
-        let present = example.mconf.clone();
-        ensure!(
-            present.generation > Generation(0),
-            "the timeline has no membership: it was created on push by a Neon compute"
-        );
-        let example = example.clone();
+        let (present, example) = (example.mconf.clone(), example.clone());
         Ok(Change { key, clients: nodes.clients(), present, example })
     }
 
-    fn run(mut self, target: Vec<Member>, limit: Duration) -> Result<()> {
-        let target_ids = ids(&target);
-        if self.present.new_members.is_none() && ids(&self.present.members) == target_ids {
+    fn run(self, target: Vec<Member>, limit: Duration) -> Result<()> {
+        let Some(change) = MembershipChange::begin(&self.present, target)? else {
             println!("nothing to change (generation {})", self.present.generation);
             return Ok(());
-        }
-        let joint = match &self.present.new_members {
-            Some(under_way) => {
-                ensure!(
-                    ids(under_way) == target_ids,
-                    "another change is under way, to the nodes {:?}: finish that one first",
-                    ids(under_way)
-                );
-                self.present.clone()
-            }
-            None => Membership {
-                generation: Generation(self.present.generation.0 + 1),
-                members: self.present.members.clone(),
-                new_members: Some(target.clone()),
-            },
         };
-        self.create_where_missing(&joint)?;
-        let goal = self.switch(&joint, &joint.members)?;
+        self.create_where_missing(&change)?;
+        let (joint, done) = (change.joint(), change.done());
+        let took_joint = self.switch(joint);
+        let goal = change.goal(&took_joint).with_context(|| too_few(joint, took_joint.len()))?;
         println!("generation {}: old and new members together", joint.generation);
-        self.wait_for_catch_up(&target, goal, limit)?;
-        let done = Membership {
-            generation: Generation(joint.generation.0 + 1),
-            members: target.clone(),
-            new_members: None,
-        };
-        self.switch(&done, &target)?;
-        println!("generation {}: the nodes {:?}", done.generation, target_ids);
-        self.exclude_others(&done);
-        self.present = done;
+        self.wait_for_catch_up(&change, goal, limit)?;
+        let took_done: BTreeSet<NodeId> = self.switch(done).into_keys().collect();
+        ensure!(change.is_complete(&took_done), too_few(done, took_done.len()));
+        let ids: Vec<String> = done.members.iter().map(|member| member.id.to_string()).collect();
+        println!("generation {}: the nodes {}", done.generation, ids.join(", "));
+        self.exclude_others(done);
         Ok(())
     }
 
-    /// Creates the timeline on new members that do not hold it.
-    fn create_where_missing(&self, joint: &Membership) -> Result<()> {
-        let old = ids(&self.present.members);
+    /// Creates the timeline on added members that do not hold it.
+    fn create_where_missing(&self, change: &MembershipChange) -> Result<()> {
+        let added = change.added();
         let body = CreateTimeline {
             key: self.key,
-            mconf: joint.clone(),
+            mconf: change.joint().clone(),
             pg_version: self.example.pg_info.pg_version,
             system_id: Some(self.example.pg_info.system_id),
             wal_seg_size: Some(self.example.pg_info.wal_seg_size),
@@ -169,62 +140,57 @@ impl Change {
         };
         for client in &self.clients {
             let Ok(status) = client.status() else { continue };
-            if joint.contains(status.id) && !old.contains(&status.id) {
+            if added.contains(&status.id) {
                 client.create(&body)?;
             }
         }
         Ok(())
     }
 
-    /// Switches every node of the membership that can be reached; a majority of `needed` must take it. The end of the most
-    /// advanced log among these: nothing past it was committed before.
-    fn switch(&self, membership: &Membership, needed: &[Member]) -> Result<LogEnd> {
-        let mut ends = BTreeMap::new();
+    /// Switches every node of the membership that can be reached; where those stand that took it.
+    fn switch(&self, membership: &Membership) -> BTreeMap<NodeId, Standing> {
+        let mut took = BTreeMap::new();
         for client in &self.clients {
             let switched = client.status().and_then(|status| {
                 if !membership.contains(status.id) {
                     return Ok(());
                 }
-                let switched = client.switch_membership(self.key, membership)?;
-                let is_there = switched.current_conf.generation >= membership.generation;
-                if is_there && needed.iter().any(|member| member.id == status.id) {
-                    ends.insert(status.id, (switched.last_log_term, switched.flush_lsn));
-                }
+                client.switch_membership(self.key, membership)?;
+                took.insert(status.id, standing(&client.timeline(self.key)?));
                 Ok(())
             });
             switched.unwrap_or_else(|error| eprintln!("firn: {error:#}"));
         }
-        ensure!(
-            ends.len() >= majority_of(needed.len()),
-            "generation {} was taken by {} of {} nodes, which is no majority; run the command again",
-            membership.generation,
-            ends.len(),
-            needed.len()
-        );
-        Ok(ends.into_values().max().unwrap_or_default())
+        took
     }
 
-    /// Waits until a majority of `target`, with every added node among them, has a log that reaches `goal`.
-    fn wait_for_catch_up(&self, target: &[Member], goal: LogEnd, limit: Duration) -> Result<()> {
-        println!("waiting until the members have everything up to {} of term {}", goal.1, goal.0);
-        let old = ids(&self.present.members);
+    fn wait_for_catch_up(
+        &self,
+        change: &MembershipChange,
+        goal: Standing,
+        limit: Duration,
+    ) -> Result<()> {
+        let LogEnd { last_log_term, lsn } = goal.log_end;
+        println!("waiting until the members have everything up to {lsn} of term {last_log_term}");
         let caught_up = || {
-            let mut behind: BTreeSet<NodeId> = ids(target);
+            let mut standings = BTreeMap::new();
             for client in &self.clients {
-                if let (Ok(node), Ok(status)) = (client.status(), client.timeline(self.key))
-                    && (status.acceptor_state.epoch, status.flush_lsn) >= goal
+                let Ok(node) = client.status() else { continue };
+                if !change.done().contains(node.id) {
+                    continue;
+                }
+                let raised = client.bump_term(self.key, TermBump { term: Some(goal.term) });
+                if raised.is_ok()
+                    && let Ok(status) = client.timeline(self.key)
                 {
-                    behind.remove(&node.id);
+                    standings.insert(node.id, standing(&status));
                 }
             }
-            let added_is_behind = behind.iter().any(|id| !old.contains(id));
-            let has_majority = target.len() - behind.len() >= majority_of(target.len());
-            Ok((has_majority && !added_is_behind).then_some(()))
+            Ok(change.has_caught_up(goal, &standings).then_some(()))
         };
         wait_until(limit, caught_up)?.with_context(|| {
             format!(
-                "the new members do not have {} after {limit:?}; is the relay running? Run the command again",
-                goal.1
+                "the new members do not have {lsn} after {limit:?}; is the relay running? Run the command again"
             )
         })
     }
@@ -245,6 +211,14 @@ impl Change {
     }
 }
 
-fn ids(members: &[Member]) -> BTreeSet<NodeId> {
-    members.iter().map(|member| member.id).collect()
+fn standing(status: &TimelineStatus) -> Standing {
+    let AcceptorStatus { term, epoch, .. } = status.acceptor_state;
+    Standing { term, log_end: LogEnd { last_log_term: epoch, lsn: status.flush_lsn } }
+}
+
+fn too_few(membership: &Membership, took: usize) -> String {
+    format!(
+        "generation {} was taken by {took} nodes, which is no majority of the members that it needs; run the command again",
+        membership.generation
+    )
 }

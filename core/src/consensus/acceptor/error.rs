@@ -86,6 +86,14 @@ pub enum AcceptorError {
         /// The one given.
         found: Generation,
     },
+    /// Other members of the same generation: two changes began at once.
+    #[error(
+        "generation {generation} has other members here: another membership change is under way"
+    )]
+    OtherMembers {
+        /// The generation.
+        generation: Generation,
+    },
     /// A membership that breaks its own rules.
     #[error(transparent)]
     Membership(#[from] MembershipError),

@@ -89,12 +89,16 @@ impl Acceptor {
         }))
     }
 
-    /// The change to a membership of a higher generation; none when it is not higher.
+    /// The change to a membership of a higher generation; none when it is not higher. Quorums of one generation are counted
+    /// in the same way everywhere: other members of the generation here are refused.
     pub(super) fn higher_membership<'a>(
         &self,
         membership: &Membership,
     ) -> Result<Option<Change<'a>>, AcceptorError> {
         let generation = membership.generation;
+        if generation == self.generation() && !membership.has_members_of(&self.state.membership) {
+            return Err(AcceptorError::OtherMembers { generation });
+        }
         if generation <= self.generation() {
             return Ok(None);
         }

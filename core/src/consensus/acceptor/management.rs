@@ -19,7 +19,7 @@ impl Acceptor {
         self.step(changes, Reply::None)
     }
 
-    /// Adopts a membership of a higher generation; the same generation changes nothing. The caller answers when the
+    /// Adopts a membership of a higher generation; the same one again changes nothing. The caller answers when the
     /// step's changes are witnessed.
     pub fn switch_membership(
         &mut self,

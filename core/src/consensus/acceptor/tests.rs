@@ -320,7 +320,13 @@ fn membership_goes_up_only_and_binds_every_message() {
         AcceptorError::NotMember { .. }
     ));
     assert!(acceptor.switch_membership(&membership(1, &[1])).is_err());
-    assert!(acceptor.switch_membership(&membership(2, &[1, 2])).unwrap().changes.is_empty());
+    assert!(acceptor.switch_membership(&membership(2, &[3, 2, 1])).unwrap().changes.is_empty());
+    let other = acceptor.switch_membership(&membership(2, &[1, 2]));
+    assert!(matches!(other, Err(AcceptorError::OtherMembers { generation: Generation(2) })));
+    assert!(matches!(
+        refused(&mut acceptor, &ProposerMessage::Greeting(greeting(7, 2, &[1, 2]))),
+        AcceptorError::OtherMembers { .. }
+    ));
     assert!(!acceptor.switch_membership(&membership(4, &[1, 2])).unwrap().changes.is_empty());
     assert_eq!(acceptor.state().membership.generation, Generation(4));
 }

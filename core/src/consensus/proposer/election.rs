@@ -29,7 +29,13 @@ impl Proposer {
         if greeting.term > TERM_MAX {
             return Err(PeerError::Term { found: greeting.term });
         }
-        if greeting.membership.generation > self.config.membership.generation {
+        let generation = self.config.membership.generation;
+        if greeting.membership.generation == generation
+            && !greeting.membership.has_members_of(&self.config.membership)
+        {
+            return Err(PeerError::OtherMembers { generation });
+        }
+        if greeting.membership.generation > generation {
             let membership = greeting.membership.clone();
             self.stop(StopReason::Membership { membership }, actions);
             return Ok(());

@@ -157,6 +157,12 @@ pub enum PeerError {
         /// Its.
         found: Generation,
     },
+    /// It counts other members in our generation: another membership change is under way.
+    #[error("it has other members in generation {generation}")]
+    OtherMembers {
+        /// Ours and its.
+        generation: Generation,
+    },
     /// A term that no counting reaches.
     #[error("its term {found} is beyond all counting")]
     Term {

@@ -1,6 +1,5 @@
 //! What goes wrong in a run.
 
-use firn_core::consensus::membership::majority_of;
 use firn_core::marks;
 
 use super::network::Direction;
@@ -25,11 +24,12 @@ impl Faults {
     /// One fault, or the end of one.
     pub fn inject(&mut self, world: &mut World) -> Result<(), Violation> {
         let node = world.random.index(world.nodes.len());
-        let happened = match world.random.below(26) {
+        let happened = match world.random.below(28) {
             0..4 => cut_connection(world),
             4..6 => partition(world, node),
             6..8 => {
                 world.network.heal();
+                world.nodes.iter_mut().for_each(|node| node.set_full(false));
                 false
             }
             8..10 => crash_node(world, node)?,
@@ -42,7 +42,8 @@ impl Faults {
             21 => roll_back_primary(world),
             22 => promote_primary(world),
             23..25 => rebuild_primary(world),
-            _ => bump_term(world, node)?,
+            25 => bump_term(world, node)?,
+            _ => fill_disk(world, node),
         };
         if happened {
             self.count += 1;
@@ -54,6 +55,7 @@ impl Faults {
     pub fn end(&mut self, world: &mut World) {
         world.network.heal();
         start_nodes(world);
+        world.nodes.iter_mut().for_each(|node| node.set_full(false));
     }
 }
 
@@ -107,8 +109,7 @@ fn start_nodes(world: &mut World) -> bool {
 
 /// Only as long as a majority keeps its disks: that is what is promised.
 fn empty_disk(world: &mut World, node: usize) -> bool {
-    let with_disks = world.nodes.iter().filter(|node| node.has_disk()).count();
-    if !world.nodes[node].has_disk() || with_disks <= majority_of(world.nodes.len()) {
+    if !world.nodes[node].has_disk() || !world.may_lose(node) {
         return false;
     }
     marks::hit("fault.disk_emptied");
@@ -201,6 +202,15 @@ fn bump_term(world: &mut World, node: usize) -> Result<bool, Violation> {
         return Ok(false);
     }
     marks::hit("fault.term_bumped");
-    world.bump_term(node)?;
-    Ok(true)
+    world.bump_term(node)
+}
+
+/// A disk has no room for WAL, or has again.
+fn fill_disk(world: &mut World, node: usize) -> bool {
+    let fills = world.random.percent(50);
+    if fills {
+        marks::hit("fault.disk_full");
+    }
+    world.nodes[node].set_full(fills);
+    fills
 }

@@ -3,14 +3,15 @@
 //!
 //! Fault model: messages are delayed without bound and reordered between connections; connections are cut with all in
 //! flight; links are silent in one direction or both; a node dies and keeps any prefix of its unanswered writes; a
-//! disk is emptied; a proposer dies, several compete; the primary dies, loses its unflushed tail, leaves half a record,
+//! disk is full or emptied; members are added, removed and replaced by operators who walk away; a proposer dies, several compete; the primary dies, loses its unflushed tail, leaves half a record,
 //! comes back as an older copy of itself, is promoted, is rebuilt from what is committed.
 //!
-//! Read first: [`world`] (one run), then [`faults`], [`node`], [`actor`].
+//! Read first: [`world`] (one run), then [`faults`], [`node`], [`actor`], [`operator`].
 
 pub mod actor;
 pub mod faults;
 pub mod network;
 pub mod node;
+pub mod operator;
 pub mod walproposer;
 pub mod world;

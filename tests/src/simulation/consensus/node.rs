@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use firn_core::consensus::acceptor::{Acceptor, Mark, Reply, Step, When, create_on_push};
 use firn_core::consensus::change::{Change, Create};
 use firn_core::consensus::membership::Membership;
+use firn_core::consensus::membership_change::{LogEnd, Standing};
 use firn_core::consensus::state::TimelineState;
 use firn_core::marks;
 use firn_core::types::{Lsn, NodeId, Term, TimelineKey};
@@ -133,6 +134,8 @@ struct Process {
     witnessed: u64,
     waiting: VecDeque<Waiting>,
     greeted: BTreeMap<ConnectionName, u64>,
+    /// The disk refused a change that the acceptor had made: it knows what the disk will never have.
+    failed: bool,
 }
 
 /// One node.
@@ -142,9 +145,11 @@ pub struct Node {
     pub id: NodeId,
     key: TimelineKey,
     disk: Option<Disk>,
-    /// What was on the disk that was lost.
+    /// What was on the disk that was lost, or of the timeline when it was deleted: an answer about it may be under way.
     lost_disk: Option<Disk>,
     process: Option<Process>,
+    /// There is no room for WAL; votes, terms and the like have their reserve.
+    full: bool,
 }
 
 /// An answer on its way out.
@@ -158,7 +163,7 @@ pub struct Outgoing {
 impl Node {
     /// A node that runs and knows nothing.
     pub fn new(id: NodeId, key: TimelineKey) -> Node {
-        Node { id, key, disk: None, lost_disk: None, process: None }
+        Node { id, key, disk: None, lost_disk: None, process: None, full: false }
     }
 
     /// The timeline is made here, durably.
@@ -166,6 +171,37 @@ impl Node {
         let state = TimelineState::create(create);
         self.disk = Some(Disk { state, log: Log { start: create.start_lsn, bytes: Vec::new() } });
         self.start();
+    }
+
+    /// The timeline is deleted here, durably, because a newer membership does without this node.
+    pub fn exclude(&mut self, membership: &Membership) {
+        let own = self.membership().map(|own| own.generation);
+        if !membership.contains(self.id) && own.is_some_and(|own| own < membership.generation) {
+            self.lost_disk = self.disk.take();
+            self.process = None;
+        }
+    }
+
+    /// The disk has no room for WAL any more, or has again.
+    pub fn set_full(&mut self, full: bool) {
+        self.full = full;
+    }
+
+    /// The membership that the running process knows.
+    pub fn membership(&self) -> Option<&Membership> {
+        self.process.as_ref().map(|process| &process.acceptor.state().membership)
+    }
+
+    /// The commit LSN that the running process knows, durable or not.
+    pub fn known_commit_lsn(&self) -> Lsn {
+        self.process.as_ref().map_or(Lsn::INVALID, |process| process.acceptor.commit_lsn())
+    }
+
+    /// How far the running acceptor is, once all that it was told is durable.
+    pub fn standing(&self) -> Option<Standing> {
+        let acceptor = &self.process.as_ref()?.acceptor;
+        let log_end = LogEnd { last_log_term: acceptor.last_log_term(), lsn: acceptor.flush_lsn() };
+        Some(Standing { term: acceptor.term(), log_end })
     }
 
     /// Whether the process runs.
@@ -183,9 +219,9 @@ impl Node {
         self.disk.as_ref().map(|disk| disk.view(self.id))
     }
 
-    /// What is durable here, or was when the disk was lost.
-    pub fn last_view(&self) -> Option<NodeView<'_>> {
-        self.disk.as_ref().or(self.lost_disk.as_ref()).map(|disk| disk.view(self.id))
+    /// What is durable here, and what was when the disk was lost.
+    pub fn views_ever(&self) -> impl Iterator<Item = NodeView<'_>> {
+        self.disk.iter().chain(&self.lost_disk).map(|disk| disk.view(self.id))
     }
 
     /// Starts the process from what is durable.
@@ -199,6 +235,7 @@ impl Node {
             witnessed: 0,
             waiting: VecDeque::new(),
             greeted: BTreeMap::new(),
+            failed: false,
         });
     }
 
@@ -238,12 +275,24 @@ impl Node {
         }
         let process = self.process.as_mut().expect("the timeline was there or was made");
         let is_greeting = matches!(message, ProposerMessage::Greeting(_));
+        if process.failed {
+            let disk = self.disk.as_ref().expect("a process has a disk");
+            process.restart(disk, is_greeting)?;
+        }
         if is_greeting {
             process.greeted.insert(session.0, session.1);
         } else if process.greeted.get(&session.0) != Some(&session.1) {
             return Err("the first message is no greeting".to_string());
         }
         let step = process.acceptor.handle(&message).map_err(|error| error.to_string())?;
+        if self.full && step.changes.iter().any(|change| matches!(change, Change::Append { .. })) {
+            marks::hit("node.full_disk_refused_wal");
+            process.failed = true;
+            return Err("the disk is full".to_string());
+        }
+        if self.full && step.changes.iter().any(|change| matches!(change, Change::Vote { .. })) {
+            marks::hit("node.full_disk_took_vote");
+        }
         process.take(step, session);
         process.answer(out);
         Ok(())
@@ -264,18 +313,20 @@ impl Node {
 
     /// A membership change by an operator, durable when it returns.
     pub fn switch_membership(&mut self, membership: &Membership) -> Result<Vec<Cut>, String> {
-        let Some(process) = self.process.as_mut() else { return Err("not running".to_string()) };
+        let Some(process) = self.process.as_mut().filter(|process| !process.failed) else {
+            return Err("not running".to_string());
+        };
         let step = process.acceptor.switch_membership(membership).map_err(|e| e.to_string())?;
         process.queue(&step);
         Ok(self.flush_all())
     }
 
-    /// A term bump by an operator, durable when it returns.
-    pub fn bump_term(&mut self) -> Vec<Cut> {
-        let Some(process) = self.process.as_mut() else { return Vec::new() };
-        let step = process.acceptor.bump_term(None);
+    /// A term bump by an operator to a term, or by one, durable when it returns; `None` when nobody answers.
+    pub fn bump_term(&mut self, term: Option<Term>) -> Option<Vec<Cut>> {
+        let process = self.process.as_mut().filter(|process| !process.failed)?;
+        let step = process.acceptor.bump_term(term);
         process.queue(&step);
-        self.flush_all()
+        Some(self.flush_all())
     }
 
     /// The disk completes some of the writes in flight.
@@ -300,13 +351,9 @@ impl Node {
     /// Whether a flush would change anything.
     pub fn has_work(&self) -> bool {
         self.process.as_ref().is_some_and(|process| {
-            !process.in_flight.is_empty() || process.witnessed < process.durable
+            let unwitnessed = process.witnessed < process.durable;
+            unwitnessed || !process.in_flight.is_empty() || !process.waiting.is_empty()
         })
-    }
-
-    /// The running acceptor's term; 0 when it does not run.
-    pub fn term(&self) -> Term {
-        self.process.as_ref().map_or(Term(0), |process| process.acceptor.term())
     }
 
     fn flush_all(&mut self) -> Vec<Cut> {
@@ -323,6 +370,17 @@ impl Node {
 }
 
 impl Process {
+    /// After a refused change the next proposer begins with an acceptor that knows what the disk has and no more.
+    fn restart(&mut self, disk: &Disk, is_greeting: bool) -> Result<(), String> {
+        if !is_greeting || !self.in_flight.is_empty() {
+            return Err("the disk refused a change".to_string());
+        }
+        marks::hit("node.acceptor_restarted");
+        self.acceptor.restart(disk.state.clone());
+        self.failed = false;
+        Ok(())
+    }
+
     fn queue(&mut self, step: &Step<'_>) {
         for change in step.changes.iter() {
             self.in_flight.push_back((Write::new(change), None));

@@ -14,6 +14,7 @@ use super::actor::{AnyProposer, Event};
 use super::faults::Faults;
 use super::network::{ConnectionName, Direction, Network, NodeIndex, ProposerNumber};
 use super::node::{Cut, Node, Outgoing};
+use super::operator::Operator;
 use super::walproposer::{Proposal, WalProposer};
 use crate::simulation::checks::{Checks, NodeView, Violation, describe};
 use crate::simulation::ledger::Ledger;
@@ -22,6 +23,11 @@ use crate::simulation::random::Random;
 use crate::simulation::wal::{Cluster, Wal};
 
 const SEGMENT_SIZE_BYTES: u32 = 1 << 20;
+
+/// Nodes that are no members at first.
+const SPARE_NODES: u64 = 2;
+/// Memberships after which the first one is forgotten: nobody can be elected by its quorums any more.
+const MEMBERSHIPS_MAX: usize = 6;
 
 /// Database servers at once: two that were given up and one that was rebuilt.
 const MACHINES_MAX: usize = 3;
@@ -86,11 +92,19 @@ pub struct World {
     pub network: Network,
     /// The databases: the last one is the newest, the others were given up but still run.
     pub machines: Vec<Machine>,
-    /// The acceptors.
-    pub membership: Membership,
+    /// How the timeline begins, with its first members.
+    pub create: Create,
+    /// The invariants' memory.
+    pub checks: Checks,
+    /// The memberships that nodes were told of lately, in that order.
+    memberships: Vec<Membership>,
+    operator: Operator,
+    /// How many of a hundred steps are a disk's: with slow disks more is in flight when a node dies.
+    disk_percent: u64,
+    /// What was begun is finished, and nothing else is begun.
+    quiet: bool,
     cluster: Cluster,
     key: TimelineKey,
-    checks: Checks,
     ledger: Ledger,
     proposers: ProposerNumber,
     /// Where the last complete fence ended.
@@ -123,6 +137,7 @@ impl World {
     fn new(seed: u64) -> World {
         let mut random = Random::new(seed);
         let node_count = if random.percent(60) { 3 } else { 5 };
+        let disk_percent = [2, 5, 14][random.index(3)];
         let cluster = Cluster {
             postgres_version: PostgresVersion(160_009),
             system_id: SystemId(7_000_000_000_000_000_001),
@@ -131,6 +146,7 @@ impl World {
         let start = Lsn(u64::from(SEGMENT_SIZE_BYTES));
         let id = Id([7; 16]);
         let key = TimelineKey { tenant_id: TenantId(id), timeline_id: TimelineId(id) };
+        let node_ids = (1..=node_count + SPARE_NODES).map(NodeId);
         let members = (1..=node_count).map(NodeId).map(member).collect();
         let membership = Membership { generation: Generation(1), members, new_members: None };
         let create = Create {
@@ -141,8 +157,8 @@ impl World {
             start_lsn: start,
             commit_lsn: start,
         };
-        let mut nodes: Vec<Node> = (1..=node_count).map(|id| Node::new(NodeId(id), key)).collect();
-        nodes.iter_mut().for_each(|node| node.create(&create));
+        let mut nodes: Vec<Node> = node_ids.map(|id| Node::new(id, key)).collect();
+        nodes[..node_count as usize].iter_mut().for_each(|node| node.create(&create));
         World {
             random,
             nodes,
@@ -150,7 +166,11 @@ impl World {
             network: Network::default(),
             machines: vec![Machine { primary: Primary::new(cluster, start), life: 0 }],
             fenced: None,
-            membership,
+            create,
+            memberships: vec![membership],
+            operator: Operator::default(),
+            disk_percent,
+            quiet: false,
             cluster,
             key,
             checks: Checks::new(start),
@@ -164,8 +184,8 @@ impl World {
     /// Lets one thing happen, and checks what must hold.
     pub fn step(&mut self) -> Result<(), Violation> {
         match self.random.below(100) {
-            0..66 => self.deliver()?,
-            66..80 => self.flush_some_disk()?,
+            share if share < 80 - self.disk_percent => self.deliver()?,
+            0..80 => self.flush_some_disk()?,
             80..88 => {
                 let machine = self.random.index(self.machines.len());
                 let primary = &mut self.machines[machine].primary;
@@ -174,8 +194,9 @@ impl World {
                     primary.flush(&mut self.random);
                 }
             }
-            88..97 => self.stream()?,
-            97..99 => self.connect_someone()?,
+            88..96 => self.stream()?,
+            96..98 => self.connect_someone()?,
+            98 => self.operate()?,
             _ => self.tick()?,
         }
         self.checks.ledger_holds(&self.ledger)
@@ -224,10 +245,63 @@ impl World {
         Ok(())
     }
 
-    /// An operator raises a node's term.
-    pub fn bump_term(&mut self, node: NodeIndex) -> Result<(), Violation> {
-        let cuts = self.nodes[node].bump_term();
-        self.node_changed(node, &cuts)
+    /// An operator raises a node's term; false when nobody answers.
+    pub fn bump_term(&mut self, node: NodeIndex) -> Result<bool, Violation> {
+        let Some(cuts) = self.nodes[node].bump_term(None) else { return Ok(false) };
+        self.node_changed(node, &cuts)?;
+        Ok(true)
+    }
+
+    /// A membership is about to be told to nodes: from now on its quorums count.
+    pub fn issue(&mut self, membership: &Membership) -> Result<(), Violation> {
+        if !self.memberships.contains(membership) {
+            self.memberships.push(membership.clone());
+            if self.memberships.len() > MEMBERSHIPS_MAX {
+                self.memberships.remove(0);
+            }
+        }
+        self.nothing_is_forgotten()
+    }
+
+    /// A node that is no member any more deletes the timeline.
+    pub fn exclude(&mut self, node: NodeIndex, membership: &Membership) {
+        self.nodes[node].exclude(membership);
+        if !self.nodes[node].has_disk() {
+            self.checks.log_cut(self.nodes[node].id, Lsn::INVALID);
+            self.cut_all_of(node);
+        }
+    }
+
+    /// Whether a majority of every membership that may be in use keeps its disks when this one is lost: that is what is
+    /// promised.
+    pub fn may_lose(&self, node: NodeIndex) -> bool {
+        let keeps = |id: NodeId| {
+            let kept = self.nodes.iter().enumerate();
+            kept.filter(|(other, _)| *other != node).any(|(_, n)| n.id == id && n.has_disk())
+        };
+        self.memberships.iter().rev().take(3).all(|membership| membership.is_quorum(keeps))
+    }
+
+    fn nothing_is_forgotten(&mut self) -> Result<(), Violation> {
+        self.checks.nothing_is_forgotten(&self.memberships, &Self::views(&self.nodes))
+    }
+
+    fn operate(&mut self) -> Result<(), Violation> {
+        let mut operator = std::mem::take(&mut self.operator);
+        let result = operator.step(self, self.quiet);
+        self.operator = operator;
+        result
+    }
+
+    /// A membership as some node knows it: what a proposer begins with may be old.
+    fn some_membership(&mut self) -> Membership {
+        let known = self.nodes.iter().filter_map(|node| node.membership());
+        let known: Vec<&Membership> =
+            known.filter(|known| known.generation > Generation(0)).collect();
+        match known.len() {
+            0 => self.create.membership.clone(),
+            count => known[self.random.index(count)].clone(),
+        }
     }
 
     /// A node's disk is replaced by an empty one.
@@ -293,7 +367,7 @@ impl World {
             AnyProposer::Second(WalProposer::new(proposal))
         } else {
             let ids = self.nodes.iter().map(|node| node.id).collect();
-            AnyProposer::core(proposal, self.membership.clone(), ids, role)
+            AnyProposer::core(proposal, self.some_membership(), ids, role)
         };
         self.actors.insert(self.proposers, Actor { proposer, source, streams: false });
     }
@@ -323,7 +397,7 @@ impl World {
                     self.cut(name);
                 }
                 self.send_all(out);
-                Ok(())
+                self.checks.known_commit(self.nodes[node].id, self.nodes[node].known_commit_lsn())
             }
             Direction::ToProposer => {
                 let mut events = Vec::new();
@@ -349,13 +423,13 @@ impl World {
     }
 
     /// Checks what a node's disk says now.
-    fn node_changed(&mut self, node: NodeIndex, cuts: &[Cut]) -> Result<(), Violation> {
+    pub fn node_changed(&mut self, node: NodeIndex, cuts: &[Cut]) -> Result<(), Violation> {
         let Some(view) = self.nodes[node].view() else { return Ok(()) };
         cuts.iter().for_each(|cut| self.checks.log_cut(view.id, cut.0));
         self.checks.node_agrees(view)?;
         if !cuts.is_empty() {
             marks::hit("node.log_cut");
-            self.checks.nothing_is_forgotten(&self.membership, &Self::views(&self.nodes))?;
+            self.nothing_is_forgotten()?;
         }
         Ok(())
     }
@@ -503,8 +577,9 @@ impl World {
                 }
             };
             let membership = actor.proposer.membership();
-            // A disk that was lost after it had acknowledged is one of the minority that may be lost.
-            let once_durable: Vec<_> = self.nodes.iter().filter_map(Node::last_view).collect();
+            // A disk that was lost after it had acknowledged is one of the minority that may be lost, a member that was
+            // removed since counted when it answered.
+            let once_durable: Vec<_> = self.nodes.iter().flat_map(Node::views_ever).collect();
             self.checks.commits(lsn, claimed, membership, &once_durable)?;
         }
         if let Source::Primary { machine, .. } = actor.source {
@@ -514,9 +589,11 @@ impl World {
         self.checks.ledger_holds(&self.ledger)
     }
 
-    /// Ends all faults; then a fence must succeed, and everything that a rebuilt primary writes must be acknowledged.
+    /// Ends all faults; then a fence must succeed, everything that a rebuilt primary writes must be acknowledged, and a
+    /// membership change that was begun must come to its end meanwhile.
     fn settle(&mut self, faults: &mut Faults) -> Result<(), Violation> {
         faults.end(self);
+        self.quiet = true;
         self.stop_proposers();
         self.fenced = None;
         self.run_until("a fence is complete", |world| {
@@ -528,13 +605,24 @@ impl World {
         self.stop_proposers();
         self.rebuild_primary();
         let newest = self.machines.len() - 1;
-        let primary = &mut self.machines[newest].primary;
+        self.acknowledge_all(newest)?;
+        self.run_until("the membership change is complete", |world| {
+            if world.actors.is_empty() {
+                world.start_relay(newest);
+            }
+            world.operator.is_idle(world)
+        })?;
+        self.acknowledge_all(newest)
+    }
+
+    fn acknowledge_all(&mut self, machine: usize) -> Result<(), Violation> {
+        let primary = &mut self.machines[machine].primary;
         primary.write(&mut self.random);
         primary.flush_all();
         let wanted = primary.flushed();
         self.run_until("the rebuilt primary's commits are acknowledged", |world| {
             if world.actors.is_empty() {
-                world.start_relay(newest);
+                world.start_relay(machine);
             }
             world.ledger.end() >= wanted
         })
@@ -554,11 +642,13 @@ impl World {
         let committed = self.checks.committed().end();
         let nodes = describe(&Self::views(&self.nodes));
         Err(format!(
-            "without faults, {what}: not within {QUIET_STEPS_MAX} steps; committed {committed}; {nodes}"
+            "without faults, {what}: not within {QUIET_STEPS_MAX} steps; committed {committed}; {nodes}; {:?}",
+            self.operator
         ))
     }
 }
 
-fn member(id: NodeId) -> Member {
+/// A node as a member.
+pub fn member(id: NodeId) -> Member {
     Member { id, host: format!("node-{id}"), pg_port: 5454 }
 }
