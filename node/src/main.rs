@@ -10,6 +10,7 @@ use clap::{Parser, Subcommand};
 use firn_core::api::PortsFile;
 use firn_node::auth::PublicKeys;
 use firn_node::config::arguments::RunArguments;
+use firn_node::control::routes::router;
 use firn_node::control::server::{self, ControlState};
 use firn_node::journal::JournalOptions;
 use firn_node::relay::options::RelayArguments;
@@ -44,15 +45,34 @@ fn main() -> ExitCode {
         .with_ansi(stderr().is_terminal())
         .with_writer(stderr)
         .init();
-    let result = match command {
-        Command::Run(arguments) => run(arguments),
-        Command::Relay(arguments) => firn_node::relay::run(arguments),
-    };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("firn-node: {}", one_line(&error));
-            ExitCode::FAILURE
+    match command {
+        Command::Run(arguments) => end(&run(arguments).err(), ExitCode::FAILURE),
+        Command::Relay(arguments) => {
+            let options = match arguments.check(&|name| std::env::var(name).ok()) {
+                Ok(options) => options,
+                Err(error) => return end(&Some(error.into()), ExitCode::from(USAGE)),
+            };
+            match firn_node::relay::run(options) {
+                Ok(stop) => {
+                    let status = ExitCode::from(stop.exit_status());
+                    end(&Some(stop.into()), status)
+                }
+                Err(error) => end(&Some(error), ExitCode::FAILURE),
+            }
+        }
+    }
+}
+
+/// Exit status of a command line that means nothing, as clap's.
+const USAGE: u8 = 2;
+
+/// Says why the process ends.
+fn end(error: &Option<anyhow::Error>, status: ExitCode) -> ExitCode {
+    match error {
+        None => ExitCode::SUCCESS,
+        Some(error) => {
+            eprintln!("firn-node: {}", one_line(error));
+            status
         }
     }
 }
@@ -115,7 +135,7 @@ fn run(arguments: RunArguments) -> anyhow::Result<()> {
         unix_time_us: server::unix_time_us,
     };
     let node_id = node.node.node_id();
-    server::start(control, state)?;
+    server::start(control, router(state))?;
     if let Some(path) = &arguments.ports_file {
         let ports = PortsFile { node_id, pg: node.listen.to_string(), http: http.to_string() };
         write_ports(path, &ports)?;

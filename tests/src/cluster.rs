@@ -1,47 +1,39 @@
-//! A cluster for tests: three nodes, a Postgres that waits for the relay, a relay; real processes on loopback.
+//! A cluster for tests: [`Cluster`], with what tests wait for and ask.
 
 use std::fs;
+use std::ops::{Deref, DerefMut};
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
-use std::time::Duration;
+use std::path::Path;
+use std::process::{Command, ExitStatus, Output};
 
-use anyhow::{Context, Result, bail, ensure};
-use firn_core::types::{TenantId, TimelineId, TimelineKey};
-use firn_tools::client::NodeClient;
+use anyhow::{Context, Result, bail};
 use firn_tools::clock::wait_until;
-use firn_tools::commands::nodes::random_id;
-use firn_tools::commands::timeline::{acceptors, ask_primary, create_on};
+use firn_tools::local::cluster::{Cluster, ClusterOptions};
+pub use firn_tools::local::cluster::{LIMIT, RELAY_NAME};
 use firn_tools::local::node::{NodeOptions, NodeProcess};
 use firn_tools::local::postgres::PostgresServer;
 use firn_tools::local::postgres_install::PostgresInstall;
-use firn_tools::local::process::{Process, built_program, log_tail};
-use firn_tools::local::relay::RelayProcess;
+use firn_tools::local::process::built_program;
 use tempfile::TempDir;
 
-/// The relay's `application_name`.
-pub const RELAY_NAME: &str = "firn";
-/// How long anything that must happen may take; only a failing test waits that long.
-pub const LIMIT: Duration = Duration::from_secs(60);
-
 /// The cluster. Its processes end and its files are removed with it.
-pub struct TestCluster {
-    /// The nodes.
-    pub nodes: Vec<NodeProcess>,
-    /// The relay, running.
-    pub relay: RelayProcess,
-    /// The primary, running.
-    pub postgres: PostgresServer,
-    /// The timeline.
-    pub key: TimelineKey,
-    /// The acceptors' addresses.
-    pub acceptors: Vec<String>,
-    // Last: the directory is removed after the processes in it have ended.
-    directory: TempDir,
+pub struct TestCluster(Cluster);
+
+impl Deref for TestCluster {
+    type Target = Cluster;
+    fn deref(&self) -> &Cluster {
+        &self.0
+    }
+}
+
+impl DerefMut for TestCluster {
+    fn deref_mut(&mut self) -> &mut Cluster {
+        &mut self.0
+    }
 }
 
 impl TestCluster {
-    /// Three nodes with this Postgres; the first commit came back when it returns.
+    /// Three nodes with this Postgres; the first commit, which makes table `t`, came back when it returns.
     pub fn start(install: PostgresInstall, node_options: &NodeOptions) -> Result<TestCluster> {
         TestCluster::start_with(install, node_options, &[])
     }
@@ -52,67 +44,15 @@ impl TestCluster {
         node_options: &NodeOptions,
         initdb: &[&str],
     ) -> Result<TestCluster> {
-        let directory = temporary_directory()?;
-        let mut nodes = Vec::new();
-        for number in 1..=3 {
-            nodes.push(start_node(directory.path(), number, node_options)?);
-        }
-        let settings = [("synchronous_standby_names", RELAY_NAME), ("autovacuum", "off")];
-        let data = directory.path().join("primary");
-        let mut postgres = PostgresServer::create_with(install, &data, &settings, initdb)?;
-        postgres.start()?;
-        let key = TimelineKey {
-            tenant_id: TenantId(random_id()?),
-            timeline_id: TimelineId(random_id()?),
-        };
-        let clients = clients(&nodes)?;
-        let created = create_on(&clients, key, &ask_primary(&postgres.conninfo())?)?;
-        let acceptors = acceptors(&created.mconf);
-        let relay = relay(&postgres, key, &acceptors, &directory.path().join("relay.log"));
-        let mut cluster = TestCluster { nodes, relay, postgres, key, acceptors, directory };
-        cluster.relay.start()?;
-        cluster.commit("CREATE TABLE t (id int PRIMARY KEY)")?;
-        Ok(cluster)
-    }
-
-    /// A place in the cluster's directory.
-    pub fn path(&self, name: &str) -> PathBuf {
-        self.directory.path().join(name)
-    }
-
-    /// Starts one more node.
-    pub fn add_node(&mut self, options: &NodeOptions) -> Result<()> {
-        let number = self.nodes.len() + 1;
-        self.nodes.push(start_node(self.directory.path(), number, options)?);
-        Ok(())
+        let nodes = node_options.clone();
+        let options = ClusterOptions { install, parent: None, keep: false, nodes, initdb };
+        Cluster::start(&options, "CREATE TABLE t (id int PRIMARY KEY)").map(TestCluster)
     }
 
     /// HTTP addresses of the nodes, separated by commas.
     pub fn node_urls(&self) -> Result<String> {
         let urls = self.nodes.iter().map(NodeProcess::url).collect::<Result<Vec<_>>>()?;
         Ok(urls.join(","))
-    }
-
-    /// Runs a statement and waits until its commit came back, without a warning, from the quorum.
-    pub fn commit(&mut self, sql: &str) -> Result<()> {
-        let session = self.begin_commit(sql)?;
-        self.finish_commit(session)
-    }
-
-    /// Runs a statement beside the test.
-    pub fn begin_commit(&self, sql: &str) -> Result<Process> {
-        let log = self.path(&format!("psql-{}.log", random_id()?));
-        Process::start("psql", &mut self.postgres.psql(sql), &log)
-    }
-
-    /// Waits until a statement that runs beside the test has come back, without a warning.
-    pub fn finish_commit(&mut self, mut session: Process) -> Result<()> {
-        let status = wait_until(LIMIT, || session.ended())?.with_context(|| {
-            format!("no commit came back in {LIMIT:?}; the relay says:\n{}", self.relay.log_tail())
-        })?;
-        let said = log_tail(session.log());
-        ensure!(status.success() && !said.contains("WARNING"), "not committed:\n{said}");
-        Ok(())
     }
 
     /// Waits until this many sessions wait for the relay to report their commits.
@@ -131,15 +71,10 @@ impl TestCluster {
         })
     }
 
-    /// Waits until the relay has ended by itself.
-    pub fn wait_for_relay_end(&mut self) -> Result<()> {
-        wait_until(LIMIT, || Ok((!self.relay.is_running()?).then_some(())))?
+    /// Waits until the relay has ended by itself; how it did.
+    pub fn wait_for_relay_end(&mut self) -> Result<ExitStatus> {
+        wait_until(LIMIT, || self.relay.ended())?
             .with_context(|| format!("the relay goes on:\n{}", self.relay.log_tail()))
-    }
-
-    /// Replaces the relay by one from another Postgres, with a log of its own. Not started.
-    pub fn relay_from(&self, postgres: &PostgresServer, log: &str) -> RelayProcess {
-        relay(postgres, self.key, &self.acceptors, &self.path(log))
     }
 
     /// The command `firn` with the nodes and the timeline in its environment.
@@ -183,25 +118,4 @@ pub fn temporary_directory() -> Result<TempDir> {
 
 fn text(path: &Path) -> Result<&str> {
     path.to_str().context("a path that is no text")
-}
-
-fn start_node(directory: &Path, number: usize, options: &NodeOptions) -> Result<NodeProcess> {
-    let folder = directory.join(format!("node-{number}"));
-    let mut node = NodeProcess::new(&format!("node {number}"), &folder, options.clone())?;
-    node.start()?;
-    Ok(node)
-}
-
-fn clients(nodes: &[NodeProcess]) -> Result<Vec<NodeClient>> {
-    nodes.iter().map(|node| Ok(NodeClient::new(&node.url()?, None))).collect()
-}
-
-fn relay(
-    postgres: &PostgresServer,
-    key: TimelineKey,
-    acceptors: &[String],
-    log: &Path,
-) -> RelayProcess {
-    let conninfo = format!("{} application_name={RELAY_NAME}", postgres.conninfo());
-    RelayProcess::new("the relay", &conninfo, key, acceptors.to_vec(), log)
 }

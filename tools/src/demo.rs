@@ -19,10 +19,11 @@ use clap::Args;
 
 use crate::clock::{now, sleep};
 use crate::demo::clients::Clients;
-use crate::demo::cluster::{Cluster, ClusterOptions};
 use crate::demo::ledger::{Check, Ledger};
 use crate::demo::progress::Progress;
 use crate::demo::report::Report;
+use crate::local::cluster::{Cluster, ClusterOptions};
+use crate::local::node::NodeOptions;
 use crate::local::postgres_install::PostgresInstall;
 
 /// `firn demo`.
@@ -59,17 +60,21 @@ impl DemoArguments {
         let install = PostgresInstall::find(self.postgres_version)?;
         let options = ClusterOptions {
             install: install.clone(),
-            directory: self.directory.clone(),
-            volatile: self.volatile,
+            parent: self.directory.clone(),
             keep: self.keep,
+            nodes: NodeOptions { volatile: self.volatile, ..NodeOptions::default() },
+            initdb: &[],
         };
         progress.say(&format!("three nodes, Postgres {}, a relay", install.major));
-        let mut cluster = Cluster::start(&options)?;
+        let mut cluster = Cluster::start(&options, cluster::TABLE)?;
+        if self.keep {
+            progress.say(&format!("files stay in {}", cluster.path("").display()));
+        }
         progress.say("base backup");
-        cluster.base_backup()?;
+        cluster::base_backup(&cluster)?;
 
         let ledger = Ledger::create(&cluster.path("ledger"))?;
-        let clients = Clients::start(self.clients, cluster.conninfo(), ledger);
+        let clients = Clients::start(self.clients, cluster.postgres.conninfo(), ledger);
         progress.watch(clients.counters());
         let part = || {
             sleep(Duration::from_secs(self.part_s));
@@ -101,27 +106,27 @@ impl DemoArguments {
         part()?;
 
         progress.say("kill -9 Postgres under load; its disk and node 1's are lost");
-        cluster.lose_primary_and_node()?;
+        cluster::lose_primary_and_node(&mut cluster)?;
         let load = clients.stop()?;
         ensure!(load.committed > 0, "no client committed anything");
         if self.volatile {
             progress.say("kill -9 the other nodes: what they had not flushed is gone");
-            cluster.restart_survivors()?;
+            cluster::restart_survivors(&mut cluster)?;
         }
 
         progress.say("fence, then rebuild from the two nodes left");
-        let rebuilt = cluster.rebuild()?;
+        let rebuilt = cluster::rebuild(&mut cluster)?;
         progress.say("checking every id of the ledger");
         let check = Check::run(&load.ledger, &mut cluster.postgres)?;
         progress.say("the relay follows the rebuilt primary");
-        cluster.attach_rebuilt()?;
+        cluster::attach_rebuilt(&mut cluster)?;
         progress.stop();
 
         let report = Report {
             install,
             clients: self.clients,
             volatile: self.volatile,
-            device: cluster.device(),
+            device: cluster::device(&cluster),
             duration: start.elapsed(),
             undisturbed,
             load,

@@ -3,6 +3,7 @@
 //! Every process belongs to a handle and ends with it. They listen on loopback ports that the system chose, and keep
 //! their ports over a restart. Read first: [`process`].
 
+pub mod cluster;
 pub mod node;
 pub mod postgres;
 pub mod postgres_install;

@@ -6,7 +6,8 @@ use bytes::Bytes;
 
 use crate::types::Lsn;
 
-/// A contiguous piece of recent WAL with a bound on its bytes. What falls out at the old end is read from an acceptor
+/// A contiguous piece of recent WAL with a bound on its bytes, as long as nobody lets it grow for the sake of what is
+/// needed still. What falls out at the old end is read from an acceptor
 /// that has it.
 ///
 /// Invariant: pieces are contiguous and none is empty; their lengths sum up to `end - start`.
@@ -40,8 +41,9 @@ impl Window {
         self.end - kept_from + bytes <= self.capacity_bytes
     }
 
-    /// Appends WAL that continues the window. Old pieces go once the rest fills the capacity without them.
-    pub fn push(&mut self, wal: Bytes) {
+    /// Appends WAL that continues the window. Old pieces go once the rest fills the capacity without them, but nothing at
+    /// or past `needed`: that may be nowhere else yet.
+    pub fn push(&mut self, wal: Bytes, needed: Lsn) {
         if wal.is_empty() {
             return;
         }
@@ -49,7 +51,7 @@ impl Window {
         self.pieces.push_back(wal);
         while let Some(oldest) = self.pieces.front() {
             let after = self.start + oldest.len() as u64;
-            if self.end - after < self.capacity_bytes {
+            if self.end - after < self.capacity_bytes || after > needed {
                 break;
             }
             self.pieces.pop_front();

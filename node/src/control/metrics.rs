@@ -14,7 +14,7 @@ use prometheus_client::registry::Registry;
 
 use crate::control::respond::Refusal;
 use crate::control::server::ControlState;
-use crate::shard::metrics::{FigureKind, ShardFigures, Stage};
+use crate::shard::metrics::{FigureKind, ShardFigures};
 use crate::shard::request::Request;
 
 /// Upper bounds of the latency buckets in microseconds: from a memory copy to a disk that hangs.
@@ -25,13 +25,17 @@ const BUCKETS_US: [u64; 16] = [
 
 /// Asks all shards and writes what they say.
 pub(super) async fn scrape(State(state): State<ControlState>) -> Result<Response, Refusal> {
-    let shards = state.node.ask_all(Request::Metrics).await?;
-    let mut registry = Registry::with_prefix("firn");
+    Ok(exposition("firn", state.node.ask_all(Request::Metrics).await?))
+}
+
+/// The figures of all shards as OpenMetrics text, every name after `prefix`.
+pub(super) fn exposition(prefix: &str, shards: Vec<ShardFigures>) -> Response {
+    let mut registry = Registry::with_prefix(prefix);
     registry.register_collector(Box::new(Scrape(shards)));
     let mut body = String::new();
     text::encode(&mut body, &registry).expect("writing to a string does not fail");
     let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    Ok(([(CONTENT_TYPE, content_type)], body).into_response())
+    ([(CONTENT_TYPE, content_type)], body).into_response()
 }
 
 /// The figures of one moment.
@@ -70,11 +74,12 @@ fn encode_stages(
     shards: &[ShardFigures],
     mut encoder: DescriptorEncoder<'_>,
 ) -> Result<(), fmt::Error> {
-    let help = "Time of one append's stage in seconds: receive, queue, device, reply.";
+    let Some(family) = shards.first().map(|shard| shard.family) else { return Ok(()) };
+    let stages = family.stages;
     let mut family =
-        encoder.encode_descriptor("append_stage_seconds", help, None, MetricType::Histogram)?;
+        encoder.encode_descriptor(family.name, family.help, None, MetricType::Histogram)?;
     for shard in shards {
-        for (stage, histogram) in Stage::ALL.iter().zip(&shard.stages) {
+        for (stage, histogram) in stages.iter().zip(&shard.stages) {
             let mut buckets = Vec::with_capacity(BUCKETS_US.len() + 1);
             let mut below_ns = 0;
             for bound_us in BUCKETS_US {
@@ -86,7 +91,7 @@ fn encode_stages(
             let counted: u64 = buckets.iter().map(|(_, count)| count).sum();
             buckets.push((f64::INFINITY, histogram.len().saturating_sub(counted)));
             let sum_seconds = histogram.mean() * histogram.len() as f64 / 1e9;
-            let labels = [("shard", shard.shard.to_string()), ("stage", stage.name().to_string())];
+            let labels = [("shard", shard.shard.to_string()), ("stage", (*stage).to_string())];
             let mut metric = family.encode_family(&labels)?;
             metric.encode_histogram::<[(String, String); 0]>(
                 sum_seconds,

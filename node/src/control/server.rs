@@ -11,11 +11,11 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, UNIX_EPOCH};
 
+use axum::Router;
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::auth::PublicKeys;
-use crate::control::routes::router;
 use crate::shard::request::NodeHandle;
 
 /// HTTP connections at a time: people, scripts, a scraper and restores, each a few. Over it new ones wait.
@@ -48,18 +48,18 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     Ok(listener)
 }
 
-/// Starts the control thread. It runs until the process ends.
+/// Starts the control thread, which serves these routes. It runs until the process ends.
 ///
 /// # Errors
 /// If the thread or its tokio cannot be started.
-pub fn start(listener: TcpListener, state: ControlState) -> io::Result<JoinHandle<()>> {
+pub fn start(listener: TcpListener, router: Router) -> io::Result<JoinHandle<()>> {
     let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let serving = move || {
         tokio.block_on(async move {
             let listener = tokio::net::TcpListener::from_std(listener)
                 .expect("a bound, non-blocking listener can be registered");
             let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-            let served = axum::serve(BoundedListener { listener, connections }, router(state));
+            let served = axum::serve(BoundedListener { listener, connections }, router);
             if let Err(error) = served.await {
                 tracing::error!(%error, "the HTTP port stopped");
             }

@@ -177,7 +177,11 @@ impl Session {
                         },
                     };
                     if let Some(head) = self.frame(node, begin, &wal) {
+                        let length_bytes = wal.len() as u64;
                         transport.send_parts(head, wal).await.map_err(ConnectionError::from)?;
+                        let (metrics, now) = (&self.relay.metrics, self.runtime.now());
+                        metrics.sent(begin + length_bytes, length_bytes, now);
+                        self.sent.notify_all();
                     }
                 }
                 Err(action) => self.perform(action),
@@ -255,6 +259,7 @@ impl Session {
         }
         let wal = donor.left.split_to(donor.left.len().min(length_bytes));
         donor.at = at + wal.len() as u64;
+        self.relay.metrics.counters.older_wal_bytes.add(wal.len() as u64);
         Some(wal)
     }
 

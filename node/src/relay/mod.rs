@@ -14,11 +14,13 @@
 //! shares its `io_uring_enter`: a lone commit takes about six of them. TLS to the primary adds one copy to decrypt.
 //!
 //! Read first: [`session`] (the order of things), then [`link`] (an acceptor's stream), [`survey`] and [`check`] (what is
-//! asked before anything is changed), [`primary`] and [`wal_stream`] (where WAL comes from), [`postgres`] (the client).
+//! asked before anything is changed), [`primary`] and [`wal_stream`] (where WAL comes from), [`postgres`] (the client),
+//! [`metrics`].
 
 pub mod acceptor;
 pub mod check;
 pub mod link;
+pub mod metrics;
 pub mod options;
 pub mod postgres;
 pub mod primary;
@@ -31,10 +33,14 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
+use firn_core::types::Term;
+use thiserror::Error;
 
-use crate::runtime::{Runtime, block_on};
-use options::{RelayArguments, RelayOptions};
+use crate::control::{relay_metrics, server};
+use crate::runtime::{Runtime, TaskClass, block_on, mailbox};
+use metrics::RelayMetrics;
+use options::RelayOptions;
 use session::End;
 
 /// Pause after the first failed attempt; doubled after each further one.
@@ -42,37 +48,94 @@ const BACKOFF_MIN: Duration = Duration::from_millis(100);
 /// Longest pause between attempts.
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
 
+/// Why a relay ends by itself: somebody has to act before it is started again.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum Stop {
+    /// Another relay or a fence took the timeline over.
+    #[error("{0}")]
+    Superseded(String),
+    /// This primary, or the way it is set, cannot be followed.
+    #[error("{0}")]
+    Refused(String),
+}
+
+impl Stop {
+    /// The process' exit status. A supervisor that takes part in no fight tells these from 1, after which it may start
+    /// the relay again.
+    pub fn exit_status(&self) -> u8 {
+        match self {
+            Stop::Superseded(_) => 3,
+            Stop::Refused(_) => 4,
+        }
+    }
+}
+
 /// Runs a relay until somebody has to act: it connects, and connects again, by itself.
 ///
 /// # Errors
-/// When the options mean nothing, the primary is not the one whose WAL the quorum holds, or another relay took over.
-pub fn run(arguments: RelayArguments) -> Result<()> {
-    let options = arguments.check(&|name| std::env::var(name).ok())?;
+/// When the metrics port is in use, or io_uring cannot be set up.
+pub fn run(options: RelayOptions) -> Result<Stop> {
+    let (scrapes, scraped) = mailbox(relay_metrics::SCRAPES_MAX);
+    if let Some(address) = options.http {
+        let listener = server::bind(address).context("--http")?;
+        tracing::info!(http = %listener.local_addr()?, "metrics are served");
+        server::start(listener, relay_metrics::router(scrapes))?;
+    }
     let options = Rc::new(options);
-    let reason = block_on(move |runtime| async move { follow(&runtime, &options).await })
-        .context("cannot set up io_uring")?;
-    Err(anyhow!(reason))
+    let stopped = block_on(move |runtime| async move {
+        let relay = Relay::new(&runtime, &options);
+        let metrics = relay.metrics.clone();
+        let serving = async move { metrics.serve(scraped).await };
+        let _serving = runtime.spawn(TaskClass::Background, serving);
+        relay.follow().await
+    });
+    stopped.context("cannot set up io_uring")
 }
 
-/// Session after session, on any runtime; gives the reason why there is no further one.
-pub async fn follow(runtime: &Runtime, options: &Rc<RelayOptions>) -> String {
-    let mut backoff = BACKOFF_MIN;
-    let mut last_reason = String::new();
-    loop {
-        let led = Cell::new(false);
-        let reason = match session::run(runtime, options, &|| led.set(true)).await {
-            End::Stop(reason) => return reason,
-            End::Retry(reason) | End::Lost { reason, .. } => reason,
-        };
-        if led.get() {
-            backoff = BACKOFF_MIN;
+/// A relay's process: what outlives its sessions. Lives on the relay's one shard.
+pub struct Relay {
+    runtime: Runtime,
+    options: Rc<RelayOptions>,
+    metrics: Rc<RelayMetrics>,
+    /// Whether commits could be acknowledged by now: from then on a higher term is another's.
+    has_led: Cell<bool>,
+    /// The highest term that was ours, if only in a campaign.
+    own_term: Cell<Term>,
+}
+
+impl Relay {
+    /// A relay that did nothing yet.
+    pub fn new(runtime: &Runtime, options: &Rc<RelayOptions>) -> Relay {
+        Relay {
+            runtime: runtime.clone(),
+            options: options.clone(),
+            metrics: Rc::default(),
+            has_led: Cell::new(false),
+            own_term: Cell::new(Term(0)),
         }
-        if led.get() || reason != last_reason {
-            tracing::warn!("{reason}; trying again");
-            last_reason = reason;
+    }
+
+    /// Session after session, on any runtime; gives the reason why there is no further one.
+    pub async fn follow(self) -> Stop {
+        let relay = Rc::new(self);
+        let mut backoff = BACKOFF_MIN;
+        let mut last_reason = String::new();
+        loop {
+            let led = Cell::new(false);
+            let reason = match session::run(&relay, &led).await {
+                End::Stop(stop) => return stop,
+                End::Retry(reason) | End::Lost(reason) => reason,
+            };
+            if led.get() {
+                backoff = BACKOFF_MIN;
+            }
+            if led.get() || reason != last_reason {
+                tracing::warn!("{reason}; trying again");
+                last_reason = reason;
+            }
+            relay.runtime.sleep(jittered(&relay.runtime, backoff)).await;
+            backoff = (backoff * 2).min(BACKOFF_MAX);
         }
-        runtime.sleep(jittered(runtime, backoff)).await;
-        backoff = (backoff * 2).min(BACKOFF_MAX);
     }
 }
 

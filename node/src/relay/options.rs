@@ -1,5 +1,7 @@
 //! The command line of `firn-node relay`.
 
+use std::net::{SocketAddr, ToSocketAddrs};
+
 use clap::Args;
 use firn_core::consensus::membership::MEMBERS_MAX;
 use firn_core::types::{TenantId, TimelineId, TimelineKey};
@@ -30,6 +32,9 @@ pub struct RelayArguments {
     /// Name to list in synchronous_standby_names [default: the connection string's, or firn]
     #[arg(long, value_name = "NAME")]
     pub application_name: Option<String>,
+    /// Address of an HTTP port that serves /metrics; without it there is none
+    #[arg(long, value_name = "ADDR")]
+    pub http: Option<String>,
     /// Token to show to acceptors that ask for one
     #[arg(long, value_name = "JWT", env = "FIRN_AUTH_TOKEN", hide_env_values = true)]
     pub auth_token: Option<String>,
@@ -53,6 +58,9 @@ pub enum OptionsError {
     /// An address that is none.
     #[error("--acceptors: {0:?} is not HOST:PORT")]
     Address(String),
+    /// Neither is this.
+    #[error("--http: {0:?} is not HOST:PORT of this machine")]
+    Http(String),
 }
 
 /// What a relay is told, checked.
@@ -66,6 +74,8 @@ pub struct RelayOptions {
     pub addresses: Vec<String>,
     /// How to talk to them.
     pub acceptor: AcceptorOptions,
+    /// Where metrics are served.
+    pub http: Option<SocketAddr>,
 }
 
 impl RelayArguments {
@@ -87,6 +97,13 @@ impl RelayArguments {
                 return Err(OptionsError::Twice(address.clone()));
             }
         }
+        let http = match self.http {
+            None => None,
+            Some(text) => {
+                let resolved = text.to_socket_addrs().ok().and_then(|mut found| found.next());
+                Some(resolved.ok_or(OptionsError::Http(text))?)
+            }
+        };
         let named = self.application_name.or_else(|| conninfo.application_name.clone());
         let application_name = named.unwrap_or_else(|| "firn".to_string());
         Ok(RelayOptions {
@@ -94,6 +111,7 @@ impl RelayArguments {
             key: TimelineKey { tenant_id: self.tenant, timeline_id: self.timeline },
             addresses: self.acceptors,
             acceptor: AcceptorOptions { auth_token: self.auth_token },
+            http,
         })
     }
 }

@@ -73,7 +73,7 @@ pub enum PrimaryError {
     },
     /// WAL that the quorum lacks is not on the primary any more.
     #[error(
-        "postgres no longer has WAL from {at} on ({reason}). The quorum holds everything up to {at}: restore the missing segments from an archive into pg_wal, or rebuild the primary from the quorum (firn timeline rebuild)"
+        "postgres no longer has WAL from {at} on ({reason}): the relay's replication slot was dropped or invalidated (max_slot_wal_keep_size). Nothing was changed; stop postgres, restore the missing segments from an archive into pg_wal and start both again, or rebuild the primary from the quorum (firn timeline rebuild)"
     )]
     WalGone {
         /// First byte that is needed.
@@ -251,11 +251,21 @@ async fn timeline_path(
     }
 }
 
-/// Makes sure that the slot exists, and gives the position from which it keeps WAL.
+/// Makes sure that there is a slot which keeps WAL, and gives the position from which it does.
 pub async fn ensure_slot(connection: &mut Connection, slot: &str) -> Result<Lsn, PrimaryError> {
     let quoted = quote_identifier(slot);
-    if let Some(restart_lsn) = read_slot(connection, slot, &quoted).await? {
-        return Ok(restart_lsn);
+    match read_slot(connection, slot, &quoted).await? {
+        Some(restart_lsn) if restart_lsn.is_valid() => return Ok(restart_lsn),
+        Some(_) => {
+            // Postgres took its WAL away, or it never reserved any. From version 16 on a slot that lost its WAL keeps
+            // none ever after, also while it is streamed from.
+            tracing::warn!(
+                slot,
+                "the replication slot keeps no WAL (invalidated by max_slot_wal_keep_size?): making it anew"
+            );
+            connection.query(&format!("DROP_REPLICATION_SLOT {quoted}")).await?;
+        }
+        None => {}
     }
     connection.query(&format!("CREATE_REPLICATION_SLOT {quoted} PHYSICAL RESERVE_WAL")).await?;
     tracing::info!(slot, "created the replication slot");

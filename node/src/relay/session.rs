@@ -30,12 +30,18 @@ use super::primary::{self, Primary, PrimaryError};
 use super::survey::Survey;
 use super::wal_stream::{PrimaryWal, WalEvent};
 use super::watch;
+use super::{Relay, Stop};
 use crate::runtime::sync::{Notify, Watch};
 use crate::runtime::{Runtime, Task, TaskClass};
 
 /// Recent WAL kept for all acceptors. An acceptor that is further behind reads from another one; a primary that is
 /// further ahead of the quorum waits.
 const WINDOW_BYTES: u64 = 64 << 20;
+
+/// The window grows up to this length for a record that does not fit: no acceptor has a part of a record durable, so that
+/// nothing of it is committed before all of it was sent. Longer records do not exist (PostgreSQL 15 to 18: XLogRecordMaxSize
+/// and MaxAllocSize are below 1 GiB).
+const WINDOW_GROWN_BYTES_MAX: u64 = (1 << 30) + WINDOW_BYTES;
 
 /// Heartbeats to acceptors and status to the primary, at least.
 const TICK: Duration = Duration::from_secs(1);
@@ -58,20 +64,15 @@ pub enum End {
     /// Try again.
     Retry(String),
     /// Somebody has to act first.
-    Stop(String),
+    Stop(Stop),
     /// An acceptor follows another proposer while we led.
-    Lost {
-        /// Our term.
-        own: Term,
-        /// What it said.
-        reason: String,
-    },
+    Lost(String),
 }
 
 impl From<PrimaryError> for End {
     fn from(error: PrimaryError) -> End {
         let text = error.to_string();
-        if error.is_final() { End::Stop(text) } else { End::Retry(text) }
+        if error.is_final() { End::Stop(Stop::Refused(text)) } else { End::Retry(text) }
     }
 }
 
@@ -82,7 +83,7 @@ impl From<CheckError> for End {
             CheckError::Acceptor { .. } => End::Retry(error.to_string()),
             CheckError::Different(_)
             | CheckError::LeftBeforeCommit(_)
-            | CheckError::Behind { .. } => End::Stop(error.to_string()),
+            | CheckError::Behind { .. } => End::Stop(Stop::Refused(error.to_string())),
         }
     }
 }
@@ -97,6 +98,7 @@ struct Elected {
 
 /// What the tasks of a session share.
 pub struct Session {
+    pub(super) relay: Rc<Relay>,
     pub(super) runtime: Runtime,
     pub(super) options: Rc<RelayOptions>,
     pub(super) proposer: RefCell<Proposer>,
@@ -107,64 +109,66 @@ pub struct Session {
     /// The primary's WAL was compared with the elected log, and goes to the acceptors.
     leading: Cell<bool>,
     voted: Notify,
+    /// WAL went to an acceptor.
+    pub(super) sent: Notify,
     elected: Watch<Option<Elected>>,
     committed: Watch<Lsn>,
     status_requested: Notify,
     end: Watch<Option<End>>,
 }
 
-/// Runs one session to its end. `led` is called once commits can be acknowledged.
-pub async fn run(runtime: &Runtime, options: &Rc<RelayOptions>, led: &dyn Fn()) -> End {
-    let (primary, questions) = match Primary::identify(runtime, &options.primary).await {
+/// Runs one session to its end. `led` is set once commits can be acknowledged.
+pub async fn run(relay: &Rc<Relay>, led: &Cell<bool>) -> End {
+    relay.metrics.begin_session();
+    let (primary, questions) = match Primary::identify(&relay.runtime, &relay.options.primary).await
+    {
         Ok(identified) => identified,
         Err(error) => return error.into(),
     };
-    match attempt(runtime, options, &primary, questions, led).await {
+    match attempt(relay, &primary, questions, led).await {
         Ok(never) => match never {},
-        Err(End::Lost { own, reason }) => judge_loss(runtime, options, &primary, own, reason).await,
+        Err(End::Lost(reason)) => match survey(relay, &primary).await {
+            Ok(_) => End::Retry(reason),
+            Err(End::Stop(stop)) => End::Stop(stop),
+            Err(End::Retry(error) | End::Lost(error)) => End::Retry(format!("{reason}; {error}")),
+        },
         Err(end) => end,
     }
 }
 
-/// A quorum that knows a higher term elected another proposer; a minority may only have been asked by one that is gone.
-async fn judge_loss(
-    runtime: &Runtime,
-    options: &RelayOptions,
-    primary: &Primary,
-    own: Term,
-    reason: String,
-) -> End {
-    match Survey::take(runtime, options, primary).await {
-        Ok(survey) => match survey.is_superseded(own) {
-            Some(term) => End::Stop(format!(
-                "superseded: a quorum follows another relay or a fence, elected in term {term} after ours, {own}. This relay ends; start it again only if it shall take over"
-            )),
-            None => End::Retry(reason),
-        },
-        Err(error) => End::Retry(format!("{reason}; {error}")),
+/// Asks the acceptors. Once we led, a quorum that knows a term higher than any of ours has elected another proposer, now
+/// or while we were trying to connect; a minority may only have been asked by one that is gone.
+async fn survey(relay: &Relay, primary: &Primary) -> Result<Survey, End> {
+    let survey = Survey::take(&relay.runtime, &relay.options, primary).await;
+    let survey = survey.map_err(|error| End::Retry(error.to_string()))?;
+    let own = relay.own_term.get();
+    match survey.is_superseded(own) {
+        Some(term) if relay.has_led.get() => Err(End::Stop(Stop::Superseded(format!(
+            "superseded: a quorum follows another relay or a fence, elected in term {term} after ours, {own}. This relay ends; start it again only if it shall take over"
+        )))),
+        _ => Ok(survey),
     }
 }
 
 async fn attempt(
-    runtime: &Runtime,
-    options: &Rc<RelayOptions>,
+    relay: &Rc<Relay>,
     primary: &Primary,
     mut questions: Connection,
-    led: &dyn Fn(),
+    led: &Cell<bool>,
 ) -> Result<Infallible, End> {
-    let survey = Survey::take(runtime, options, primary)
-        .await
-        .map_err(|error| End::Retry(error.to_string()))?;
+    let (runtime, options) = (&relay.runtime, &relay.options);
+    let survey = survey(relay, primary).await?;
     compare_committed(runtime, options, primary, &survey).await?;
     let slot_lsn = primary::ensure_slot(&mut questions, &options.primary.slot).await?;
     let segment = u64::from(primary.segment_size_bytes);
     let slot_lsn = if slot_lsn.is_valid() { slot_lsn } else { primary.flush_lsn };
 
     let start_lsn = slot_lsn.segment_start(segment);
-    let session = Rc::new(Session::new(runtime, options, primary, &survey, start_lsn));
+    let session = Rc::new(Session::new(relay, primary, &survey, start_lsn));
     let _tasks = session.spawn_tasks();
     let won = session.or_end(session.elected()).await?;
     tracing::info!(term = won.term.0, lsn = %won.term_start_lsn, "elected");
+    relay.metrics.counters.elections.increment();
     let primary = primary.refresh(&mut questions).await?;
     let mut stream_from = won.term_start_lsn;
     if survey.has_wal() {
@@ -181,7 +185,8 @@ async fn attempt(
     drop(questions);
     session.begin_leading(stream_from, primary.path.postgres_history());
     tracing::info!(from = %stream_from, "streaming");
-    led();
+    relay.has_led.set(true);
+    led.set(true);
     session.or_end(session.stream(wal)).await
 }
 
@@ -299,15 +304,9 @@ async fn open_wal(
 }
 
 impl Session {
-    fn new(
-        runtime: &Runtime,
-        options: &Rc<RelayOptions>,
-        primary: &Primary,
-        survey: &Survey,
-        start_lsn: Lsn,
-    ) -> Session {
+    fn new(relay: &Rc<Relay>, primary: &Primary, survey: &Survey, start_lsn: Lsn) -> Session {
         let mut proposer = Proposer::new(ProposerConfig {
-            key: options.key,
+            key: relay.options.key,
             membership: survey.membership.clone(),
             postgres_version: primary.version,
             system_id: primary.system_id,
@@ -318,14 +317,16 @@ impl Session {
         proposer.hold();
         let addresses = survey.addresses.iter();
         Session {
-            runtime: runtime.clone(),
-            options: options.clone(),
+            relay: relay.clone(),
+            runtime: relay.runtime.clone(),
+            options: relay.options.clone(),
             proposer: RefCell::new(proposer),
             window: RefCell::new(Window::new(Lsn::INVALID, WINDOW_BYTES)),
             links: addresses.map(|(id, address)| (*id, Link::new(address))).collect(),
             postgres_history: RefCell::default(),
             leading: Cell::new(false),
             voted: Notify::new(),
+            sent: Notify::new(),
             elected: Watch::new(None),
             committed: Watch::new(Lsn::INVALID),
             status_requested: Notify::new(),
@@ -356,7 +357,20 @@ impl Session {
             let now = self.runtime.now();
             self.links.values().for_each(|link| link.check_silence(now));
             self.wake_all();
+            self.measure();
         }
+    }
+
+    /// What is not counted where it happens.
+    fn measure(&self) {
+        let (proposer, window) = (self.proposer.borrow(), self.window.borrow());
+        let streaming = || proposer.peers().filter(|(_, peer)| peer.streaming);
+        let furthest = streaming().map(|(_, peer)| peer.flush_lsn).min().unwrap_or(window.end());
+        let counters = &self.relay.metrics.counters;
+        counters.acceptors.set(self.links.len() as u64);
+        counters.acceptors_streaming.set(streaming().count() as u64);
+        counters.acceptor_lag_bytes.set(window.end() - furthest.min(window.end()));
+        counters.window_bytes.set(window.end() - window.start());
     }
 
     async fn elected(&self) -> Result<Elected, End> {
@@ -395,7 +409,17 @@ impl Session {
         if matches!(message, AcceptorMessage::VoteResponse(_)) {
             self.voted.notify_all();
         }
-        let actions = self.proposer.borrow_mut().message(node, message);
+        let (actions, term) = {
+            let mut proposer = self.proposer.borrow_mut();
+            (proposer.message(node, message), proposer.term())
+        };
+        if term > self.relay.own_term.get() {
+            self.relay.own_term.set(term);
+            self.relay.metrics.counters.term.set(term.0);
+        }
+        if is_answer {
+            self.relay.metrics.counters.append_responses.increment();
+        }
         let changed = !actions.is_empty() || !is_answer;
         actions.into_iter().for_each(|action| self.perform(action));
         if changed {
@@ -408,7 +432,10 @@ impl Session {
             Action::Elected { term, term_start_lsn, donor } => {
                 self.elected.set(Some(Elected { term, term_start_lsn, donor }));
             }
-            Action::Committed { lsn } => self.committed.set(lsn),
+            Action::Committed { lsn } => {
+                self.relay.metrics.committed(lsn, self.runtime.now());
+                self.committed.set(lsn);
+            }
             Action::Disconnect { node, reason } => {
                 self.links[&node].refuse(reason.to_string());
             }
@@ -418,9 +445,7 @@ impl Session {
 
     fn end_of(&self, reason: &StopReason) -> End {
         match reason {
-            StopReason::HigherTerm { .. } if self.leading.get() => {
-                End::Lost { own: self.proposer.borrow().term(), reason: reason.to_string() }
-            }
+            StopReason::HigherTerm { .. } if self.leading.get() => End::Lost(reason.to_string()),
             reason => End::Retry(reason.to_string()),
         }
     }
@@ -434,6 +459,7 @@ impl Session {
         *self.postgres_history.borrow_mut() = history;
         *self.window.borrow_mut() = Window::new(stream_from, WINDOW_BYTES);
         self.leading.set(true);
+        self.relay.metrics.counters.leading.set(1);
         self.proposer.borrow_mut().release();
         self.wake_all();
     }
@@ -456,12 +482,11 @@ impl Session {
             match wal.next().await? {
                 WalEvent::Wal(piece) => {
                     let length_bytes = piece.len() as u64;
-                    self.committed
-                        .wait_until(|lsn| self.window.borrow().has_room(*lsn, length_bytes))
-                        .await;
+                    self.relay.metrics.received(wal.position(), length_bytes, self.runtime.now());
+                    self.wait_for_room(length_bytes).await;
                     let end = {
                         let mut window = self.window.borrow_mut();
-                        window.push(piece);
+                        window.push(piece, self.committed.get());
                         window.end()
                     };
                     self.proposer.borrow_mut().wal_available(end);
@@ -471,6 +496,32 @@ impl Session {
                 WalEvent::Keepalive { .. } => {}
             }
         }
+    }
+
+    async fn wait_for_room(&self, length_bytes: u64) {
+        loop {
+            let committed = std::pin::pin!(self.committed.changed());
+            let sent = std::pin::pin!(self.sent.notified());
+            if self.has_room(length_bytes) {
+                return;
+            }
+            select(committed, sent).await;
+        }
+    }
+
+    fn has_room(&self, length_bytes: u64) -> bool {
+        let (window, committed) = (self.window.borrow(), self.committed.get());
+        if window.has_room(committed, length_bytes) {
+            return true;
+        }
+        let proposer = self.proposer.borrow();
+        let has_all = |id: NodeId| {
+            proposer.peers().any(|(peer, status)| peer == id && status.sent_lsn >= window.end())
+        };
+        let uncommitted_bytes = window.end() - committed.clamp(window.start(), window.end());
+        // A quorum was sent everything, and may be waiting for the rest of a record.
+        uncommitted_bytes + length_bytes <= WINDOW_GROWN_BYTES_MAX
+            && proposer.membership().is_quorum(has_all)
     }
 
     /// Reports what the quorum has: at once when it grows or the primary asks, and every second.
@@ -489,6 +540,7 @@ impl Session {
             let mut out = Vec::with_capacity(64);
             out.message(b'd', |out| status.encode(out));
             transport.send(out).await.map_err(|error| End::Retry(format!("postgres: {error}")))?;
+            self.relay.metrics.reported(lsn, self.runtime.now());
             let timer = std::pin::pin!(self.runtime.sleep(TICK));
             select(changed, select(requested, timer)).await;
         }

@@ -45,7 +45,7 @@ pub use mailbox::{
     Disconnected, Mailbox, MailboxSender, OneshotReceiver, OneshotSender, TrySendError, mailbox,
     oneshot,
 };
-pub use network::{Listener, RawStream, Stream};
+pub use network::{Listener, PeerAddress, RawStream, Stream};
 pub use options::{CoresParseError, RuntimeOptions, parse_cores};
 pub use shared::Runtime;
 pub use time::MonotonicTime;

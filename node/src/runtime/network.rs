@@ -1,6 +1,7 @@
-//! TCP: listeners and streams of one shard, with TCP_NODELAY always.
+//! TCP, with TCP_NODELAY always, and connections to Unix sockets: listeners and streams of one shard.
 
 use std::cell::{Cell, RefCell};
+use std::fmt;
 use std::future::Future;
 use std::io;
 use std::net::{Shutdown, SocketAddr, ToSocketAddrs};
@@ -9,7 +10,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 
 use super::Runtime;
 use super::mailbox::oneshot;
@@ -27,7 +28,25 @@ pub struct Listener {
     unfinished: Unfinished,
 }
 
-/// A connected TCP stream of one shard. Clones are the same stream; it closes when the last is dropped.
+/// Who is at the other end of a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PeerAddress {
+    /// A TCP peer.
+    Tcp(SocketAddr),
+    /// A process of this machine.
+    Unix,
+}
+
+impl fmt::Display for PeerAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            PeerAddress::Tcp(address) => address.fmt(f),
+            PeerAddress::Unix => f.write_str("a Unix socket"),
+        }
+    }
+}
+
+/// A connected stream of one shard. Clones are the same stream; it closes when the last is dropped.
 ///
 /// At most one `recv` and one `send_all` at a time, from any clones.
 #[derive(Debug, Clone)]
@@ -37,7 +56,7 @@ pub struct Stream(Rc<StreamState>);
 struct StreamState {
     runtime: Runtime,
     handle: Rc<Handle>,
-    peer_addr: SocketAddr,
+    peer_addr: PeerAddress,
     /// The receive whose future was dropped: its bytes belong to the next `recv`.
     unfinished: Unfinished,
     /// Bytes received that found no room in the caller's buffer.
@@ -51,7 +70,7 @@ struct StreamState {
 #[derive(Debug)]
 pub struct RawStream {
     handle: Handle,
-    peer_addr: SocketAddr,
+    peer_addr: PeerAddress,
     received: Vec<u8>,
 }
 
@@ -81,7 +100,21 @@ impl Runtime {
         let resolved = self.resolve(address).await.map_err(named)?;
         let completion = self.perform(Operation::Connect { address: resolved }).await;
         let handle = completion.into_opened().map_err(named)?;
-        Ok(Stream::new(self, handle, resolved, Vec::new()))
+        Ok(Stream::new(self, handle, PeerAddress::Tcp(resolved), Vec::new()))
+    }
+
+    /// Connects to the Unix socket at `path`; a path that begins with `@` is an abstract name. The simulator has none.
+    ///
+    /// # Errors
+    /// If nobody listens there, or as many connections wait there already as its listener takes; the error names the
+    /// path.
+    pub fn connect_unix(&self, path: &str) -> io::Result<Stream> {
+        let connected = match self.simulated() {
+            Some(_) => Err(io::ErrorKind::Unsupported.into()),
+            None => unix_socket(path),
+        };
+        let handle = connected.map_err(|error| at_address("connect to", path, error))?;
+        Ok(Stream::new(self, Rc::new(handle), PeerAddress::Unix, Vec::new()))
     }
 
     /// Addresses are used as they are; names are asked for on a thread of their own, as the resolver blocks.
@@ -125,7 +158,7 @@ impl Listener {
             Some(machine) => machine.peer_addr(&handle)?,
             None => accepted(&handle)?,
         };
-        Ok(Stream::new(&self.runtime, handle, peer_addr, Vec::new()))
+        Ok(Stream::new(&self.runtime, handle, PeerAddress::Tcp(peer_addr), Vec::new()))
     }
 }
 
@@ -139,7 +172,7 @@ impl Stream {
     fn new(
         runtime: &Runtime,
         handle: Rc<Handle>,
-        peer_addr: SocketAddr,
+        peer_addr: PeerAddress,
         received: Vec<u8>,
     ) -> Stream {
         Stream(Rc::new(StreamState {
@@ -154,7 +187,7 @@ impl Stream {
     }
 
     /// The other end's address.
-    pub fn peer_addr(&self) -> SocketAddr {
+    pub fn peer_addr(&self) -> PeerAddress {
         self.0.peer_addr
     }
 
@@ -370,6 +403,20 @@ fn listening_socket(address: SocketAddr) -> io::Result<(Handle, SocketAddr)> {
     rustix::net::listen(&socket, LISTEN_BACKLOG)?;
     let local_addr = rustix::net::getsockname(&socket)?.try_into()?;
     Ok((Handle::Descriptor(socket), local_addr))
+}
+
+/// Connects without waiting, which a Unix socket only does for want of room: whoever wants may try again.
+fn unix_socket(path: &str) -> io::Result<Handle> {
+    let address = match path.strip_prefix('@') {
+        Some(name) => SocketAddrUnix::new_abstract_name(name.as_bytes())?,
+        None => SocketAddrUnix::new(path)?,
+    };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::net::connect(&socket, &address)?;
+    // The ring waits by itself, and only on sockets that block.
+    rustix::io::ioctl_fionbio(&socket, false)?;
+    Ok(Handle::Descriptor(socket))
 }
 
 /// Prepares an accepted socket and says who is at its other end.

@@ -33,7 +33,7 @@ pub struct Figure {
 
 macro_rules! figures {
     ($($kind:ident $name:ident: $help:literal;)*) => {
-        /// The counters and gauges of a shard.
+        /// The counters and gauges of one thread.
         #[derive(Debug, Default)]
         pub struct Counters {
             $(#[doc = $help] pub $name: Count,)*
@@ -52,6 +52,8 @@ macro_rules! figures {
         }
     };
 }
+
+pub(crate) use figures;
 
 figures! {
     Counter connections_accepted: "Connections accepted on the Postgres port.";
@@ -119,11 +121,8 @@ pub enum Stage {
 }
 
 impl Stage {
-    /// All stages, in the order of an append's way.
-    pub const ALL: [Stage; 4] = [Stage::Receive, Stage::Queue, Stage::Device, Stage::Reply];
-
     /// The stage's label.
-    pub fn name(self) -> &'static str {
+    pub const fn name(self) -> &'static str {
         match self {
             Stage::Receive => "receive",
             Stage::Queue => "queue",
@@ -131,6 +130,29 @@ impl Stage {
             Stage::Reply => "reply",
         }
     }
+}
+
+/// The stages of an append, as they are shown.
+const STAGES: StageFamily = StageFamily {
+    name: "append_stage_seconds",
+    help: "Time of one append's stage in seconds: receive, queue, device, reply.",
+    stages: &[
+        Stage::Receive.name(),
+        Stage::Queue.name(),
+        Stage::Device.name(),
+        Stage::Reply.name(),
+    ],
+};
+
+/// How a histogram of stages is shown.
+#[derive(Debug)]
+pub struct StageFamily {
+    /// Name of the metric, without a prefix.
+    pub name: &'static str,
+    /// One sentence.
+    pub help: &'static str,
+    /// Label of each stage.
+    pub stages: &'static [&'static str],
 }
 
 /// Everything that one shard measures.
@@ -148,7 +170,8 @@ impl ShardMetrics {
     /// A copy for a scrape, with what the shard's journal has timed.
     pub fn snapshot(&self, shard: usize, queue: &Latencies, device: &Latencies) -> ShardFigures {
         let stages = [&self.receive, queue, device, &self.reply].map(Latencies::snapshot);
-        ShardFigures { shard, figures: self.counters.figures(), stages }
+        let (figures, stages) = (self.counters.figures(), stages.to_vec());
+        ShardFigures { shard, figures, family: &STAGES, stages }
     }
 }
 
@@ -159,8 +182,10 @@ pub struct ShardFigures {
     pub shard: usize,
     /// Counters and gauges, in the same order for every shard.
     pub figures: Vec<Figure>,
-    /// Latencies in nanoseconds, in the order of [`Stage::ALL`].
-    pub stages: [Histogram<u64>; Stage::ALL.len()],
+    /// How the stages are shown.
+    pub family: &'static StageFamily,
+    /// Latencies in nanoseconds, one for each stage of the family.
+    pub stages: Vec<Histogram<u64>>,
 }
 
 #[cfg(test)]

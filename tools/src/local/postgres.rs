@@ -111,7 +111,12 @@ impl PostgresServer {
 
     /// Starts it and waits until it accepts connections.
     pub fn start(&mut self) -> Result<()> {
-        self.launch()?;
+        self.start_with(&[])
+    }
+
+    /// The same with settings that hold for this run only.
+    pub fn start_with(&mut self, settings: &[(&str, &str)]) -> Result<()> {
+        self.launch_with(settings)?;
         let name = format!("Postgres {}", self.install.major);
         let port = self.port.to_string();
         let accepting = || {
@@ -128,11 +133,6 @@ impl PostgresServer {
                 log_tail(&self.log())
             )
         })
-    }
-
-    /// Starts it and does not wait.
-    pub fn launch(&mut self) -> Result<()> {
-        self.launch_with(&[])
     }
 
     /// Starts it with settings that hold for this run only, and does not wait.

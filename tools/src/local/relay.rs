@@ -1,7 +1,7 @@
 //! A `firn-node relay` process of our own.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, ExitStatus};
 
 use anyhow::{Result, ensure};
 use firn_core::types::TimelineKey;
@@ -62,6 +62,11 @@ impl RelayProcess {
         ensure!(!self.is_running()?, "{} runs already", self.name);
         self.process = Some(Process::start(&self.name, &mut self.command()?, &self.log)?);
         Ok(())
+    }
+
+    /// How its process ended by itself, if it did.
+    pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
+        self.process.as_mut().map_or(Ok(None), Process::ended)
     }
 
     /// Whether its process runs.

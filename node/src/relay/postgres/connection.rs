@@ -29,7 +29,7 @@ pub enum ConnectionError {
     /// Any of the others, with the server's address.
     #[error("{server}: {source}")]
     At {
-        /// `host:port`.
+        /// `host:port`, or the path of a Unix socket.
         server: String,
         /// What happened there.
         source: Box<ConnectionError>,
@@ -62,9 +62,6 @@ pub enum ConnectionError {
         /// Its text.
         message: String,
     },
-    /// A Unix socket: the relay speaks TCP only.
-    #[error("is a Unix socket, which the relay does not use: name a TCP host (host=127.0.0.1)")]
-    UnixSocket,
     /// TLS is wanted and the server has none.
     #[error("the server does not speak TLS, and sslmode asks for it")]
     NoTls,
@@ -118,7 +115,7 @@ impl Connection {
     ) -> Result<Connection, ConnectionError> {
         let mut last_error = None;
         for server in &conninfo.servers {
-            let name = format!("{}:{}", server.host, server.port);
+            let name = server.unix_socket().unwrap_or(format!("{}:{}", server.host, server.port));
             let opened = Connection::open_one(runtime, conninfo, server, parameters);
             match within(runtime, conninfo.connect_timeout, opened).await {
                 Ok(connection) => return Ok(connection),
@@ -336,10 +333,11 @@ async fn open_transport(
     conninfo: &Conninfo,
     server: &ServerAddress,
 ) -> Result<Transport, ConnectionError> {
-    let host = server.host_address.as_ref().unwrap_or(&server.host);
-    if host.starts_with(['/', '@']) {
-        return Err(ConnectionError::UnixSocket);
+    if let Some(path) = server.unix_socket() {
+        // Never encrypted, whatever sslmode says, as with libpq: nobody else hears it.
+        return Ok(Transport::plain(runtime.connect_unix(&path)?));
     }
+    let host = server.host_address.as_ref().unwrap_or(&server.host);
     let address = if host.contains(':') {
         format!("[{host}]:{}", server.port)
     } else {

@@ -62,12 +62,21 @@ pub enum ChannelBinding {
 /// One server to try.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerAddress {
-    /// Name or address; a Unix socket's directory when it begins with `/`. Certificates are checked against it.
+    /// Name or address; a Unix socket's directory when it begins with `/` or `@`. Certificates are checked against it.
     pub host: String,
     /// Address to connect to instead of looking `host` up.
     pub host_address: Option<String>,
     /// TCP port, or the number in the Unix socket's name.
     pub port: u16,
+}
+
+impl ServerAddress {
+    /// The path of its Unix socket, if that is how to reach it: `host` is the socket's directory, or begins with `@`,
+    /// which stands for the zero byte of Linux' abstract names (PostgreSQL src/include/libpq/pqcomm.h).
+    pub fn unix_socket(&self) -> Option<String> {
+        let is_socket = self.host_address.is_none() && self.host.starts_with(['/', '@']);
+        is_socket.then(|| format!("{}/.s.PGSQL.{}", self.host, self.port))
+    }
 }
 
 /// Everything needed to open a connection.
@@ -440,7 +449,11 @@ pub fn password_from_file(
     databases: &[&str],
     user: &str,
 ) -> Option<String> {
-    let host = if server.host.starts_with('/') { "localhost" } else { &server.host };
+    // Whoever writes the file may not know in which directory the socket is.
+    let hosts = match server.unix_socket() {
+        Some(_) => vec!["localhost", &server.host],
+        None => vec![server.host.as_str()],
+    };
     let port = server.port.to_string();
     content.lines().filter(|line| !line.starts_with('#')).find_map(|line| {
         let fields = passfile_fields(line);
@@ -448,7 +461,7 @@ pub fn password_from_file(
             return None;
         };
         let is = |field: &str, value: &str| field == "*" || field == value;
-        let matches = is(file_host, host)
+        let matches = hosts.iter().any(|host| is(file_host, host))
             && is(file_port, &port)
             && databases.iter().any(|database| is(file_database, database))
             && is(file_user, user);

@@ -175,8 +175,8 @@ impl World {
         self.simulation.start(relay.machine, 1, |runtime| {
             let (options, ended) = (relay.options.clone(), relay.ended.clone());
             async move {
-                let reason = relay::follow(&runtime, &options).await;
-                *ended.borrow_mut() = Some(reason);
+                let stop = relay::Relay::new(&runtime, &options).follow().await;
+                *ended.borrow_mut() = Some(stop.to_string());
             }
         });
     }
@@ -420,6 +420,7 @@ impl World {
                 .collect(),
             slot: "firn".to_string(),
             application_name: None,
+            http: None,
             auth_token: None,
         };
         let options = arguments.check(&|_| None).expect("the options are right");
