@@ -16,6 +16,7 @@
 //! | PUT /v1/tenant/T/timeline/X/exclude | [`Membership`] | [`Deleted`] |
 //! | POST /v1/tenant/T/timeline/X/term_bump | [`TermBump`] | [`TermBumped`] |
 //! | POST /v1/tenant/T/timeline/X/fence | | [`Fenced`] |
+//! | POST /v1/tenant/T/timeline/X/accept_loss | | [`TimelineStatus`] |
 //! | GET /v1/tenant/T/timeline/X/wal/FILE | | bytes of a WAL segment or of a `.history` file |
 //!
 //! `wal/FILE` answers committed bytes, padded with zeros to the segment's size; 404 when nothing of the segment is
@@ -116,6 +117,12 @@ pub struct TimelineStatus {
     /// Everything below is in a page store's remote layers.
     #[serde(default)]
     pub remote_consistent_lsn: Lsn,
+    /// Whether it votes and acknowledges here; Neon's acceptors do not tell.
+    #[serde(default)]
+    pub standing: StandingStatus,
+    /// Why the last attempt to re-seed it failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reseed_error: Option<String>,
     /// Other acceptors' positions, where they are exchanged.
     #[serde(default)]
     pub peers: Vec<PeerStatus>,
@@ -125,6 +132,19 @@ pub struct TimelineStatus {
     /// Proposers that are connected.
     #[serde(default)]
     pub walreceivers: Vec<WalReceiverStatus>,
+}
+
+/// Whether an acceptor knows all that it promised.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StandingStatus {
+    /// It does.
+    #[default]
+    Whole,
+    /// Acknowledged changes may be lost: it takes nothing, and is waiting to be re-seeded from the other members.
+    Suspect,
+    /// It is being re-seeded: it takes WAL and gives no vote.
+    Seeding,
 }
 
 /// An acceptor's terms.

@@ -6,12 +6,14 @@
 //! Read first: [`node`] (how shards start and find each other), [`timeline`] (an acceptor and its journal), [`request`]
 //! (what a shard is asked from outside), then `management` and `fence` (what it does then).
 
+mod campaign;
 mod fence;
 mod management;
 pub mod metrics;
 pub mod node;
 pub mod readers;
 pub mod request;
+mod reseed;
 pub mod timeline;
 mod wal_files;
 
@@ -172,7 +174,12 @@ impl Shard {
         if let Some(generation) = buried.filter(|buried| *buried >= create.membership.generation) {
             return Err(TimelineError::Deleted { key, generation });
         }
-        let ticket = self.journal().append(key, Change::Create(create.clone()))?;
+        let change = Change::Create(create.clone());
+        let ticket = match create.membership.generation {
+            Generation(0) => self.journal().append(key, change)?,
+            // It may be one that the journal lost: then it begins as one that is to be re-seeded.
+            _ => self.journal().append_to_reseed(key, change)?,
+        };
         let timeline = self.insert(key, TimelineState::create(create));
         timeline.note_created(ticket);
         tracing::info!(

@@ -109,6 +109,18 @@ impl NodeClient {
         self.send("POST", &format!("{}/fence", timeline_path(key)), &())
     }
 
+    /// Has the node take what it has of a timeline for all there was.
+    pub fn accept_loss(&self, key: TimelineKey) -> Result<TimelineStatus> {
+        self.send("POST", &format!("{}/accept_loss", timeline_path(key)), &())
+    }
+
+    /// Its metrics, as OpenMetrics text.
+    pub fn metrics(&self) -> Result<String> {
+        let mut answer = self.request("GET", "/metrics", None::<&()>)?;
+        self.check("/metrics", &mut answer)?;
+        answer.body_mut().read_to_string().context("the answer broke off")
+    }
+
     /// A WAL segment or history file; none when the node has nothing of it.
     pub fn wal_file(&self, key: TimelineKey, name: &str) -> Result<Option<Vec<u8>>> {
         let path = format!("{}/wal/{name}", timeline_path(key));

@@ -40,6 +40,7 @@ pub fn router(state: ControlState) -> Router {
         .route(&of_timeline("/exclude"), put(exclude))
         .route(&of_timeline("/term_bump"), post(bump_term))
         .route(&of_timeline("/fence"), post(fence))
+        .route(&of_timeline("/accept_loss"), post(accept_loss))
         .route(&of_timeline("/wal/{file}"), get(wal_files::download))
         .fallback(|| async { (StatusCode::NOT_FOUND, "Not Found").into_response() })
         .method_not_allowed_fallback(|| async {
@@ -143,4 +144,11 @@ async fn fence(
     let fenced: Result<Json<Fenced>, Refusal> =
         ask!(state, key, |reply| Request::Fence(key, reply));
     Ok(fenced?.into_response())
+}
+
+async fn accept_loss(
+    AuthorizedTimeline(key): AuthorizedTimeline,
+    State(state): State<ControlState>,
+) -> Result<Json<TimelineStatus>, Refusal> {
+    ask!(state, key, |reply| Request::AcceptLoss(key, reply))
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use firn_core::api::{
     CreateTimeline, DEFAULT_SEGMENT_SIZE_BYTES, Deleted, MembershipSwitched, TermBump, TermBumped,
 };
-use firn_core::consensus::acceptor::AcceptorError;
+use firn_core::consensus::acceptor::{AcceptorError, Standing, Step};
 use firn_core::consensus::change::Create;
 use firn_core::consensus::membership::Membership;
 use firn_core::types::{Generation, SystemId, TenantId, TimelineId, TimelineKey};
@@ -16,7 +16,7 @@ use crate::journal::JournalError;
 use crate::runtime::{Mailbox, TaskClass};
 use crate::shard::request::{ManagementError, Reply, Request};
 use crate::shard::timeline::StepError;
-use crate::shard::{Shard, TimelineError, fence, wal_files};
+use crate::shard::{Shard, TimelineError, fence, reseed, wal_files};
 use crate::wal_service::session;
 
 impl From<TimelineError> for ManagementError {
@@ -47,11 +47,12 @@ impl From<StepError> for ManagementError {
             StepError::Acceptor(
                 AcceptorError::OldMembership { .. } | AcceptorError::OtherMembers { .. },
             ) => ManagementError::Conflict(text),
-            StepError::Acceptor(_) => ManagementError::Invalid(text),
-            StepError::Deleted(key) => ManagementError::no_timeline(key),
-            StepError::Journal(_) | StepError::Failed(_) | StepError::Suspect(_) => {
+            StepError::Acceptor(AcceptorError::Suspect { .. }) => {
                 ManagementError::Unavailable(text)
             }
+            StepError::Acceptor(_) => ManagementError::Invalid(text),
+            StepError::Deleted(key) => ManagementError::no_timeline(key),
+            StepError::Journal(_) | StepError::Failed(_) => ManagementError::Unavailable(text),
         }
     }
 }
@@ -112,6 +113,11 @@ pub(super) async fn serve(shard: Shard, mut mailbox: Mailbox<Request>) {
                     move |shard| async move { fence::run(&shard, key).await },
                 );
             }
+            Request::AcceptLoss(key, reply) => {
+                spawn(&shard, key, reply, move |shard| async move {
+                    reseed::accept_loss(&shard, key).await
+                });
+            }
             Request::ReadWalFile(key, piece, reply) => {
                 spawn(&shard, key, reply, move |shard| async move {
                     wal_files::read(&shard, key, &piece).await
@@ -156,9 +162,12 @@ async fn create(shard: &Shard, body: &CreateTimeline) -> Result<(), ManagementEr
         Err(TimelineError::Exists(_)) => shard.timeline(body.key)?,
         Err(error) => return Err(error.into()),
     };
-    // Also when it was there: the first asker may not have had its answer.
-    let nothing =
-        timeline.step(|acceptor| acceptor.switch_membership(&create.membership.clone()))?;
+    // Also when it was there: the first asker may not have had its answer. One that may have been among lost frames is
+    // made, and re-seeded before it takes part.
+    let nothing = timeline.step(|acceptor| match acceptor.standing() {
+        Standing::Whole => acceptor.switch_membership(&create.membership),
+        Standing::Suspect | Standing::Seeding { .. } => Ok(Step::nothing()),
+    })?;
     Ok(timeline.settle(&nothing).await?)
 }
 

@@ -70,6 +70,9 @@ figures! {
     Counter elections: "Proposers that were elected here.";
     Counter protocol_errors: "Proposers whose message was refused by an error.";
     Counter read_bytes: "Bytes of WAL sent to readers.";
+    Gauge timelines_suspect: "Timelines that may have lost acknowledged data here and do not vote until they are re-seeded.";
+    Counter reseeds: "Timelines that were re-seeded from their other members.";
+    Counter reseeds_failed: "Attempts to re-seed a timeline that failed.";
     Counter fences: "Fences that were asked for.";
     Counter ring_enters: "Times that the shard entered the kernel for its ring, as of this scrape.";
     Counter cpu_ns: "Nanoseconds that the shard's thread spent on a core, as of this scrape.";

@@ -23,7 +23,7 @@ use crate::runtime::{
     oneshot,
 };
 use crate::shard::request::{NodeHandle, REQUESTS_MAX, Request};
-use crate::shard::{Shard, management};
+use crate::shard::{Shard, management, reseed};
 use crate::wal_service::listener;
 
 /// How long a port in use is waited for at start.
@@ -194,6 +194,7 @@ pub async fn run_watched_shard(runtime: Runtime, start: ShardStart, opened: impl
     }
     let sweeping = shard.connections().clone().sweep();
     runtime.spawn(TaskClass::Background, sweeping).detach();
+    runtime.spawn(TaskClass::Background, reseed::watch(shard.clone())).detach();
     // Whoever started the node may be gone.
     let _ = started.send(Ok(Started { node: shard.node().clone(), listen }));
     management::serve(shard, mailbox).await;

@@ -51,6 +51,8 @@ pub enum Request {
     BumpTerm(TimelineKey, TermBump, Reply<TermBumped>),
     /// Elects a new term and commits what the quorum holds.
     Fence(TimelineKey, Reply<Fenced>),
+    /// Takes what is left of a timeline after a loss for all there was.
+    AcceptLoss(TimelineKey, Reply<TimelineStatus>),
     /// One piece of a WAL file.
     ReadWalFile(TimelineKey, WalFilePiece, Reply<Vec<u8>>),
     /// Counters and histograms.

@@ -9,9 +9,10 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use firn_core::api::{
-    AcceptorStatus, PostgresInfo, TermStartStatus, TimelineStatus, WalReceiverStatus,
+    AcceptorStatus, PostgresInfo, StandingStatus, TermStartStatus, TimelineStatus,
+    WalReceiverStatus,
 };
-use firn_core::consensus::acceptor::{Acceptor, AcceptorError, Changes, Mark, Reply, Step, When};
+use firn_core::consensus::acceptor::{Acceptor, AcceptorError, Mark, Reply, Standing, Step, When};
 use firn_core::consensus::postgres_history::PostgresHistory;
 use firn_core::consensus::state::TimelineState;
 use firn_core::postgres::wal::{SegmentPrefix, WalVersion};
@@ -40,11 +41,6 @@ pub enum StepError {
     /// The timeline is gone.
     #[error("timeline {0} was deleted")]
     Deleted(TimelineKey),
-    /// The node may have lost acknowledged changes of it.
-    #[error(
-        "timeline {0} may have lost acknowledged data on this node: catch it up from its other members first"
-    )]
-    Suspect(TimelineKey),
 }
 
 /// Why WAL cannot be read.
@@ -104,6 +100,8 @@ pub struct Timeline {
     proposers: RefCell<BTreeMap<u64, Proposer>>,
     deleted: Cell<bool>,
     failed: Cell<bool>,
+    /// Why the last attempt to re-seed it failed.
+    reseed_error: RefCell<Option<String>>,
 }
 
 struct Proposer {
@@ -126,17 +124,22 @@ impl Timeline {
         journal: Journal,
         metrics: Rc<ShardMetrics>,
     ) -> Timeline {
+        let mut acceptor = Acceptor::new(key, node_id, state);
+        if journal.is_suspect(key) {
+            acceptor.distrust();
+        }
         Timeline {
             key,
             journal,
             metrics,
-            acceptor: RefCell::new(Acceptor::new(key, node_id, state)),
+            acceptor: RefCell::new(acceptor),
             last_ticket: RefCell::new(None),
             changed: Notify::new(),
             readers: Readers::default(),
             proposers: RefCell::default(),
             deleted: Cell::new(false),
             failed: Cell::new(false),
+            reseed_error: RefCell::default(),
         }
     }
 
@@ -147,9 +150,6 @@ impl Timeline {
 
     /// Handles a proposer's message. [`Self::ready`] comes first.
     pub fn handle(&self, message: &ProposerMessage<'_>) -> Result<Stepped, StepError> {
-        if self.journal.is_suspect(self.key) {
-            return Err(StepError::Suspect(self.key));
-        }
         self.step(|acceptor| acceptor.handle(message))
     }
 
@@ -169,7 +169,9 @@ impl Timeline {
         }
         let Step { changes, mark, reply } = step(&mut self.acceptor.borrow_mut())?;
         for change in changes.iter() {
-            let ticket = self.journal.append(self.key, change.clone()).inspect_err(|error| {
+            // The acceptor knows whether it is suspect, and what it may change then.
+            let appended = self.journal.append_to_reseed(self.key, change.clone());
+            let ticket = appended.inspect_err(|error| {
                 self.failed.set(true);
                 tracing::error!(
                     tenant = %self.key.tenant_id,
@@ -223,9 +225,8 @@ impl Timeline {
         if self.deleted.get() || self.failed.get() {
             return Ok(());
         }
-        let nothing = || Step { changes: Changes::none(), mark: None, reply: Reply::None };
         let stepped = self.step(|acceptor| {
-            Ok::<_, AcceptorError>(acceptor.checkpoint().unwrap_or_else(nothing))
+            Ok::<_, AcceptorError>(acceptor.checkpoint().unwrap_or_else(Step::nothing))
         })?;
         Ok(self.settled(stepped.ticket.as_ref(), stepped.mark, When::Durable).await?)
     }
@@ -252,6 +253,37 @@ impl Timeline {
     /// Waits until the changes of a management step are witnessed.
     pub(super) async fn settle(&self, stepped: &Stepped) -> Result<(), JournalError> {
         self.settled(stepped.ticket.as_ref(), stepped.mark, When::Witnessed).await
+    }
+
+    /// What it may say: after its journal lost acknowledged frames less than usual.
+    pub fn standing(&self) -> Standing {
+        self.with_acceptor(Acceptor::standing)
+    }
+
+    /// Takes part from `floor` on: a majority of the other members promised it. Witnessed when this returns.
+    pub(super) async fn begin_seeding(&self, floor: Term) -> Result<(), StepError> {
+        let stepped = self.step(|acceptor| match acceptor.standing() {
+            Standing::Whole => Ok(Step::nothing()),
+            Standing::Suspect | Standing::Seeding { .. } => acceptor.begin_seeding(floor),
+        })?;
+        Ok(self.settle(&stepped).await?)
+    }
+
+    /// It has everything that can have been committed: it votes from now on, also after a crash.
+    pub(super) async fn become_whole(&self) -> Result<(), StepError> {
+        if self.deleted.get() {
+            return Err(StepError::Deleted(self.key));
+        }
+        let ticket = self.journal.reseeded(self.key)?;
+        self.journal.witnessed(&ticket).await?;
+        self.acceptor.borrow_mut().trust();
+        self.reseed_error.take();
+        self.changed.notify_all();
+        Ok(())
+    }
+
+    pub(super) fn note_reseed_error(&self, reason: String) {
+        *self.reseed_error.borrow_mut() = Some(reason);
     }
 
     /// What to answer to appends now, with what standbys need.
@@ -404,6 +436,12 @@ impl Timeline {
                 backup_lsn: state.timeline_start_lsn,
                 peer_horizon_lsn: acceptor.peer_horizon_lsn(),
                 remote_consistent_lsn: self.readers.remote_consistent_lsn(),
+                standing: match acceptor.standing() {
+                    Standing::Whole => StandingStatus::Whole,
+                    Standing::Suspect => StandingStatus::Suspect,
+                    Standing::Seeding { .. } => StandingStatus::Seeding,
+                },
+                reseed_error: self.reseed_error.borrow().clone(),
                 peers: Vec::new(),
                 walsenders: self.readers.status(),
                 walreceivers,

@@ -1,4 +1,5 @@
-//! `firn journal`: what a stopped node's journals hold, and whether anything acknowledged is missing. Reads only.
+//! `firn journal`: what a stopped node's journals hold, and whether anything acknowledged is missing (reads only); and
+//! `repair`, which asks running nodes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -15,7 +16,10 @@ use firn_core::journal::snapshot::Snapshot;
 use firn_core::journal::wal_place::SegmentPlace;
 use firn_core::journal::{BLOCK_BYTES, FormatError};
 use firn_core::types::Id;
+use repair::RepairArguments;
 use rustix::fs::{FlockOperation, flock};
+
+mod repair;
 
 /// Journals.
 #[derive(Debug, Subcommand)]
@@ -24,6 +28,8 @@ pub enum JournalCommand {
     Dump(JournalArguments),
     /// Recover each journal as a start would, without changing anything, and say what is missing.
     Verify(JournalArguments),
+    /// Show what running nodes have not repaired yet after a loss, and wait until they have.
+    Repair(RepairArguments),
 }
 
 /// Which journals.
@@ -37,15 +43,25 @@ pub struct JournalArguments {
     shard: Option<usize>,
 }
 
+/// What to do with a stopped node's journals.
+enum Work {
+    Dump,
+    Verify,
+}
+
 impl JournalCommand {
     /// Does it.
     pub fn run(self) -> Result<()> {
-        let (JournalCommand::Dump(arguments) | JournalCommand::Verify(arguments)) = &self;
+        let (arguments, work) = match &self {
+            JournalCommand::Dump(arguments) => (arguments, Work::Dump),
+            JournalCommand::Verify(arguments) => (arguments, Work::Verify),
+            JournalCommand::Repair(arguments) => return repair::run(arguments),
+        };
         let _lock = lock(&arguments.data)?;
         let journals = arguments.journals()?;
-        match &self {
-            JournalCommand::Dump(_) => dump(arguments, &journals),
-            JournalCommand::Verify(_) => verify(arguments, &journals),
+        match work {
+            Work::Dump => dump(arguments, &journals),
+            Work::Verify => verify(arguments, &journals),
         }
     }
 }
@@ -172,7 +188,7 @@ fn verify(arguments: &JournalArguments, journals: &[JournalNumber]) -> Result<()
         }
         for key in &report.suspect_timelines {
             println!(
-                "  {key} neither votes nor appends until it is seeded again from the other members"
+                "  {key} neither votes nor appends until the node, once started, has re-seeded it from the other members"
             );
         }
         if report.lost_frames {

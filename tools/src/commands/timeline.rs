@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, Subcommand};
-use firn_core::api::CreateTimeline;
+use firn_core::api::{CreateTimeline, StandingStatus};
 use firn_core::consensus::membership::{Member, Membership};
 use firn_core::types::{
     Generation, Lsn, PostgresVersion, SystemId, TenantId, TimelineId, TimelineKey,
@@ -244,6 +244,9 @@ fn show(arguments: &ShowArguments) -> Result<()> {
             "  term       {} (log: {})",
             status.acceptor_state.term, status.acceptor_state.epoch
         );
+        if status.standing != StandingStatus::Whole {
+            println!("  standing   {:?}: see firn journal repair", status.standing);
+        }
         println!("  durable    {}", status.flush_lsn);
         println!("  committed  {}", status.commit_lsn);
         println!(

@@ -16,6 +16,13 @@ pub struct Step<'a> {
     pub reply: Reply,
 }
 
+impl Step<'_> {
+    /// Changes nothing and answers nothing.
+    pub fn nothing() -> Step<'static> {
+        Step { changes: Changes::none(), mark: None, reply: Reply::None }
+    }
+}
+
 /// At most two changes: no step makes more, and an append must not allocate.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Changes<'a>([Option<Change<'a>>; 2]);
