@@ -9,6 +9,7 @@
 
 pub mod api;
 pub mod consensus;
+pub mod crc;
 pub mod journal;
 pub mod marks;
 pub mod mutant;

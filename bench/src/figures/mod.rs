@@ -1,9 +1,14 @@
 //! `firn-bench figures`: every published figure, measured here and now, beside its baseline and its goal.
 //!
-//! Read first: [`figure`] (what a figure is). Each part of the product measures its own: a function
+//! Read first: [`figure`] (what a figure is), then a part, as `wal.rs` with `runs.rs`. Each part of the product measures its own: a function
 //! `figures(quick) -> anyhow::Result<Vec<Figure>>`, listed in [`PARTS`].
 
 pub mod figure;
+mod idle;
+mod pgbench;
+mod processes;
+mod runs;
+mod wal;
 
 use anyhow::Context;
 use serde_json::Value;
@@ -16,7 +21,8 @@ use figure::{Figure, MARKDOWN_HEAD};
 type Measure = fn(quick: bool) -> anyhow::Result<Vec<Figure>>;
 
 /// The parts that have figures, by the name that `--only` takes, in the order of the table.
-const PARTS: &[(&str, Measure)] = &[];
+const PARTS: &[(&str, Measure)] =
+    &[("wal", wal::figures), ("idle", idle::figures), ("pgbench", pgbench::figures)];
 
 /// Measures all figures, or those of one part, and prints them.
 pub fn run(quick: bool, as_json: bool, only: Option<&str>) -> anyhow::Result<()> {

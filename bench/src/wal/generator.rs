@@ -203,15 +203,23 @@ async fn run_thread(runtime: &Runtime, round: &Arc<Round>) -> anyhow::Result<Rec
         let used = some.iter().zip(elected).filter(|(place, _)| **place < load.connections);
         pushed.extend(used.map(|(place, timeline)| (*place, timeline)));
     }
+    let mut beside = None;
+    if let (Some(load), 0) = (load.beside(), runtime.shard_index()) {
+        let (token, key) = (place.auth_token.as_deref(), random_key(runtime));
+        let unmeasured = Rc::new(|_, _| ());
+        let electing = Timeline::elect(runtime, &place.targets, token, key, &load, unmeasured);
+        beside = Some(electing.await?);
+    }
     round.ready.fetch_add(1, Ordering::AcqRel);
     let Some(start) = round.wait_for_start(runtime).await else {
         anyhow::bail!("another thread of the load generator failed");
     };
     let (_, until) = round.times(start);
+    let beside = beside.iter().map(|timeline| timeline.push((start, until), (0, 1), PATIENCE));
     let pushing = pushed.iter().map(|(place, timeline)| {
         timeline.push((start, until), (*place, load.connections), PATIENCE)
     });
-    try_join_all(pushing).await?;
+    try_join_all(pushing.chain(beside)).await?;
     Ok(recorder.replace(Recorder::new()))
 }
 

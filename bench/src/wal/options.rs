@@ -60,9 +60,12 @@ pub struct WalArguments {
     /// Appends of a timeline that wait for their acknowledgement at most
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub outstanding: usize,
-    /// Bytes of WAL in an append: a multiple of 8
+    /// Bytes of WAL in an append: a multiple of 8; 0 sends heartbeats
     #[arg(long, value_name = "BYTES", default_value_t = 8192)]
     pub size: usize,
+    /// Bytes of an append of one more timeline, which another tenant saturates unmeasured, 8 outstanding [default: none]
+    #[arg(long, value_name = "BYTES")]
+    pub beside: Option<usize>,
     /// Open loop: appends per second over all timelines, evenly spaced [default: closed loop]
     #[arg(long, value_name = "PER_S")]
     pub rate: Option<f64>,
@@ -106,6 +109,8 @@ pub struct Load {
     pub duration: Duration,
     /// Time before that.
     pub warm_up: Duration,
+    /// Bytes of an append of the timeline that is saturated beside these.
+    pub beside_bytes: Option<usize>,
     /// Version of the protocol.
     pub protocol: ProtocolVersion,
 }
@@ -134,11 +139,14 @@ impl WalArguments {
             self.timelines
         );
         let sizes = PIECE_BYTES_MIN..=APPEND_BYTES_MAX;
-        anyhow::ensure!(
-            sizes.contains(&self.size) && self.size.is_multiple_of(8),
-            "--size {}: expected a multiple of 8 from {PIECE_BYTES_MIN} to {APPEND_BYTES_MAX}",
-            self.size
-        );
+        let wal = Some(self.size).filter(|size| *size > 0);
+        for (option, size) in [("--size", wal), ("--beside", self.beside)] {
+            let size = size.unwrap_or(PIECE_BYTES_MIN);
+            anyhow::ensure!(
+                sizes.contains(&size) && size.is_multiple_of(8),
+                "{option} {size}: expected a multiple of 8 from {PIECE_BYTES_MIN} to {APPEND_BYTES_MAX}"
+            );
+        }
         if let Some(rate) = self.rate {
             anyhow::ensure!(rate.is_finite() && rate > 0.0, "--rate {rate}: expected more than 0");
         }
@@ -154,6 +162,7 @@ impl WalArguments {
             outstanding: self.outstanding,
             size_bytes: self.size,
             rate_per_s: self.rate,
+            beside_bytes: self.beside,
             duration,
             warm_up: seconds("--warm-up", self.warm_up)?,
             protocol: ProtocolVersion::from_number(self.protocol)
@@ -162,7 +171,17 @@ impl WalArguments {
     }
 }
 
+/// Outstanding appends of the timeline that is saturated beside the measured ones.
+const BESIDE_OUTSTANDING: usize = 8;
+
 impl Load {
+    /// The load of the timeline that is saturated beside these.
+    pub fn beside(&self) -> Option<Load> {
+        let size_bytes = self.beside_bytes?;
+        let outstanding = BESIDE_OUTSTANDING;
+        Some(Load { size_bytes, outstanding, rate_per_s: None, ..self.clone() })
+    }
+
     /// The load in one line.
     pub fn describe(&self) -> String {
         let Load { timelines, connections, outstanding, size_bytes, .. } = self;
@@ -174,8 +193,12 @@ impl Load {
         };
         let idle = timelines - connections;
         let idle = if idle > 0 { format!(" and {idle} idle ones") } else { String::new() };
+        let beside = match self.beside_bytes {
+            Some(bytes) => format!("; beside a saturating stream of {bytes}-byte appends"),
+            None => String::new(),
+        };
         format!(
-            "{connections} timelines{idle}, {outstanding} outstanding appends of {size_bytes} bytes each; {shape}"
+            "{connections} timelines{idle}, {outstanding} outstanding appends of {size_bytes} bytes each{beside}; {shape}"
         )
     }
 }

@@ -236,7 +236,9 @@ impl Timeline {
     fn put_append(&self, state: &mut State, due: MonotonicTime) {
         state.piece.clear();
         let begin_lsn = state.source.position();
-        state.source.next(self.load.size_bytes, &mut state.piece);
+        if self.load.size_bytes > 0 {
+            state.source.next(self.load.size_bytes, &mut state.piece);
+        }
         let message = ProposerMessage::Append(AppendRequest {
             generation: self.generation.get(),
             term: self.term.get(),
@@ -297,8 +299,10 @@ impl Timeline {
             };
             let highest = state.flushed.iter().copied().filter(|lsn| majority(*lsn)).max();
             state.commit_lsn = state.commit_lsn.max(highest.unwrap_or_default());
+            let heartbeats = self.load.size_bytes == 0;
             while let Some((end, due)) = state.outstanding.front().copied() {
-                if end > state.commit_lsn {
+                // Heartbeats move nothing: any answer is an answer to all that wait.
+                if end > state.commit_lsn && !heartbeats {
                     break;
                 }
                 state.outstanding.pop_front();

@@ -84,6 +84,7 @@ pub fn run(arguments: &WalArguments) -> anyhow::Result<Report> {
         duration: load.duration.min(BASELINE_MAX),
     };
     if arguments.baselines {
+        anyhow::ensure!(load.size_bytes > 0, "--baselines: heartbeats have none");
         baseline.prepare()?;
     }
     let machine = Machine::now();

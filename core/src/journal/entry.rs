@@ -347,7 +347,7 @@ impl<'a> EntryBytes<'a> {
 }
 
 fn entry_crc(entry: &[u8]) -> u32 {
-    crc32c::crc32c_append(crc32c::crc32c(&entry[..CRC_AT]), &entry[CRC_AT + 4..])
+    crate::crc::crc32c_append(crate::crc::crc32c(&entry[..CRC_AT]), &entry[CRC_AT + 4..])
 }
 
 fn decode_moved(reader: &mut Reader<'_>) -> Result<Moved, FormatError> {

@@ -44,13 +44,13 @@ impl UseCrc {
         if mutant::active(Mutant::DropLifeId) {
             return UseCrc(0);
         }
-        let crc = crc32c::crc32c(&header.life_id.0);
-        UseCrc(crc32c::crc32c_append(crc, &header.use_id.0))
+        let crc = crate::crc::crc32c(&header.life_id.0);
+        UseCrc(crate::crc::crc32c_append(crc, &header.use_id.0))
     }
 
     fn of(self, frame: &[u8]) -> u32 {
-        let crc = crc32c::crc32c_append(self.0, &frame[..CRC_AT]);
-        crc32c::crc32c_append(crc, &frame[CRC_AT + 4..])
+        let crc = crate::crc::crc32c_append(self.0, &frame[..CRC_AT]);
+        crate::crc::crc32c_append(crc, &frame[CRC_AT + 4..])
     }
 }
 

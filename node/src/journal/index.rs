@@ -19,6 +19,13 @@ pub(super) struct FramePlace {
     pub(super) frame_bytes: u32,
 }
 
+impl FramePlace {
+    /// Of a frame at an offset.
+    pub(super) fn of(frame: &Frame<'_>, offset_bytes: u64) -> FramePlace {
+        FramePlace { offset_bytes: offset_bytes as u32, frame_bytes: frame.header.frame_bytes }
+    }
+}
+
 /// One segment's WAL.
 #[derive(Debug, Default)]
 pub(super) struct SegmentIndex(BTreeMap<TimelineKey, RangeMap<Lsn, FramePlace>>);
@@ -26,15 +33,18 @@ pub(super) struct SegmentIndex(BTreeMap<TimelineKey, RangeMap<Lsn, FramePlace>>)
 impl SegmentIndex {
     /// Adds a frame's WAL. Frames come in order: where ranges overlap, the log was cut between them and the later counts.
     pub(super) fn add(&mut self, frame: &Frame<'_>, offset_bytes: u64) {
-        let place =
-            FramePlace { offset_bytes: offset_bytes as u32, frame_bytes: frame.header.frame_bytes };
-        for entry in frame.entries().flatten() {
-            if let Some((key, begin, wal)) = wal_of(&entry.1)
-                && !wal.is_empty()
-            {
-                let range = begin..begin + wal.len() as u64;
-                self.0.entry(key).or_default().insert(range, place);
-            }
+        for (_, entry) in frame.entries().flatten() {
+            self.add_entry(&entry, FramePlace::of(frame, offset_bytes));
+        }
+    }
+
+    /// Adds the WAL of one entry of a frame: as [`Self::add`] for whoever has the entries at hand.
+    pub(super) fn add_entry(&mut self, entry: &Entry<'_>, place: FramePlace) {
+        if let Some((key, begin, wal)) = wal_of(entry)
+            && !wal.is_empty()
+        {
+            let range = begin..begin + wal.len() as u64;
+            self.0.entry(key).or_default().insert(range, place);
         }
     }
 

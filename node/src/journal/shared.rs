@@ -16,7 +16,7 @@ use firn_core::journal::wal_place::SegmentPlace;
 use firn_core::types::{Id, Lsn, TimelineKey};
 
 use super::error::{JournalError, Poison};
-use super::index::SegmentIndex;
+use super::index::{FramePlace, SegmentIndex};
 use super::log::{Durable, Log, Work};
 use super::options::JournalOptions;
 use super::progress::{Ticket, Waiters};
@@ -343,18 +343,21 @@ impl Shared {
     fn apply(&self, durable: &Durable) -> Result<(), String> {
         let segment = self.place(durable.place);
         let frame = Frame::reread(&durable.buffer).map_err(|error| error.to_string())?;
+        let place = FramePlace::of(&frame, durable.offset_bytes);
+        let index = self.indexes.borrow_mut().entry(segment).or_default().clone();
+        let mut index = index.borrow_mut();
         let mut state = self.state.borrow_mut();
+        // One pass: each entry's CRC is checked on the way.
         for entry in frame.entries() {
             let (_, entry) = entry.map_err(|error| error.to_string())?;
             state.apply(&entry, segment).map_err(|error| error.to_string())?;
+            index.add_entry(&entry, place);
             if let Entry::Change(key, Change::Delete) = entry {
                 self.queue.borrow_mut().forget(key);
                 self.wal_holds.borrow_mut().remove(&key);
             }
         }
         drop(state);
-        let index = self.indexes.borrow_mut().entry(segment).or_default().clone();
-        index.borrow_mut().add(&frame, durable.offset_bytes);
         let mut ring = self.ring.borrow_mut();
         let used = ring.used.get_mut(&durable.place).expect("a segment with frames is in use");
         used.end_offset_bytes = durable.offset_bytes + durable.buffer.len() as u64;

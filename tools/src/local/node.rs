@@ -74,6 +74,11 @@ impl NodeProcess {
         Ok(format!("http://{}", self.ports()?.http))
     }
 
+    /// Its process, while there is one.
+    pub fn pid(&self) -> Option<u32> {
+        self.process.as_ref().map(Process::pid)
+    }
+
     /// Whether its process runs.
     pub fn is_running(&mut self) -> Result<bool> {
         match &mut self.process {

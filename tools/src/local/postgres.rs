@@ -101,6 +101,11 @@ impl PostgresServer {
         format!("host=127.0.0.1 port={} user={SUPERUSER} dbname=postgres", self.port)
     }
 
+    /// The postmaster's process, while there is one.
+    pub fn pid(&self) -> Option<u32> {
+        self.process.as_ref().map(Process::pid)
+    }
+
     /// Whether the postmaster runs.
     pub fn is_running(&mut self) -> Result<bool> {
         match &mut self.process {

@@ -69,6 +69,11 @@ impl RelayProcess {
         self.process.as_mut().map_or(Ok(None), Process::ended)
     }
 
+    /// Its process, while there is one.
+    pub fn pid(&self) -> Option<u32> {
+        self.process.as_ref().map(Process::pid)
+    }
+
     /// Whether its process runs.
     pub fn is_running(&mut self) -> Result<bool> {
         match &mut self.process {

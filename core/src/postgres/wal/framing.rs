@@ -414,13 +414,13 @@ impl Framing {
             if header_end == RECORD_HEADER_BYTES {
                 check_record_header(partial, self.previous)?;
             }
-            partial.crc = crc32c::crc32c(&bytes[header_end - have..]);
+            partial.crc = crate::crc::crc32c(&bytes[header_end - have..]);
         } else {
-            partial.crc = crc32c::crc32c_append(partial.crc, bytes);
+            partial.crc = crate::crc::crc32c_append(partial.crc, bytes);
         }
         partial.have += len as u32;
         let end = if partial.have == partial.total_len {
-            let found = crc32c::crc32c_append(partial.crc, &partial.header[..20]);
+            let found = crate::crc::crc32c_append(partial.crc, &partial.header[..20]);
             let expected = u32_at(&partial.header, 20);
             if found != expected {
                 return Err(WalError::Crc { record: start, found, expected });

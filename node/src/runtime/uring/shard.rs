@@ -20,7 +20,11 @@ use super::super::threads;
 use super::super::time::MonotonicTime;
 use super::reactor::Reactor;
 
-/// Latency tasks polled before the ring gets its turn: bounds how long a completion waits for tasks that always yield.
+/// Waves of latency tasks before the ring gets its turn. What one event leads to then goes to the kernel in one enter (a
+/// receive wakes the journal's lane, a durable frame the answer); a task that only yields delays completions by no more
+/// than so many of its polls.
+const WAVES_PER_TURN: usize = 3;
+/// Latency tasks polled in a wave: bounds how long a completion waits for tasks that always yield.
 const LATENCY_POLLS_PER_TURN: usize = 256;
 /// What background tasks may take per turn while no latency task is ready.
 const BACKGROUND_TURN: Duration = Duration::from_micros(500);
@@ -209,7 +213,7 @@ impl Turns<'_> {
         Ok(())
     }
 
-    /// Runs ready tasks: the latency tasks that are ready now, then background tasks for their share of the time.
+    /// Runs ready tasks: latency tasks and those that they wake, then background tasks for their share of the time.
     fn run_tasks(&self) -> bool {
         let executor = &self.runtime.0.executor;
         let (latency, background) = executor.ready();
@@ -217,9 +221,13 @@ impl Turns<'_> {
             return false;
         }
         let started = monotonic();
-        for _ in 0..latency.min(LATENCY_POLLS_PER_TURN) {
-            let Some(task) = executor.take(TaskClass::Latency, 0) else { break };
-            task.run();
+        let mut wave = latency;
+        for _ in 0..WAVES_PER_TURN {
+            for _ in 0..wave.min(LATENCY_POLLS_PER_TURN) {
+                let Some(task) = executor.take(TaskClass::Latency, 0) else { break };
+                task.run();
+            }
+            wave = executor.ready().0;
         }
         if background == 0 {
             return true;
