@@ -4,16 +4,20 @@ use anyhow::{Context, Result};
 use firn_tools::local::postgres_install::PostgresInstall;
 
 /// The versions that `./test postgres --versions` named (all of them without it), each found or an error that says how
-/// to install it.
+/// to install it. `17` is the newest minor release of 17 that is installed, `17.10` that one.
 pub fn postgres_versions() -> Result<Vec<PostgresInstall>> {
     let named =
         std::env::var("FIRN_POSTGRES_VERSIONS").unwrap_or_else(|_| "15,16,17,18".to_string());
-    let majors = named.split(',').map(|major| {
-        let major =
-            major.trim().parse().with_context(|| format!("no Postgres version: {major:?}"))?;
-        PostgresInstall::find(Some(major))
-    });
-    majors.collect()
+    named.split(',').map(|version| find(version.trim())).collect()
+}
+
+fn find(version: &str) -> Result<PostgresInstall> {
+    let number =
+        |text: &str| text.parse().with_context(|| format!("no Postgres version: {version:?}"));
+    match version.split_once('.') {
+        Some((major, minor)) => PostgresInstall::find_release(number(major)?, number(minor)?),
+        None => PostgresInstall::find(Some(number(version)?)),
+    }
 }
 
 /// One version, for tests that need no more: the first of those named.

@@ -157,7 +157,7 @@ fn recorded_wal_of_a_neon_compute_replays_to_the_recorded_pages() {
         effects(&record, settings, |effect| {
             // The recording is of 17.8, which does not write the next multixact's offset yet.
             if !matches!(effect, Effect::MultiXactOffset { ahead: true, .. }) {
-                store.apply(&effect);
+                store.apply(&effect, record.start);
             }
             if let Effect::ClearVisibility { relation, heap_block, .. } = effect {
                 // Neon's page server moves the map page's LSN, which stock Postgres leaves alone.

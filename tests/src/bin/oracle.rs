@@ -8,6 +8,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use firn_core::postgres::redo::Settings;
 use firn_core::postgres::wal::WalVersion;
+use firn_tests::oracle::report::Table;
 use firn_tests::oracle::samples::Samples;
 use firn_tests::oracle::{compare, data_directory, replay};
 
@@ -24,10 +25,10 @@ fn main() -> Result<()> {
         ..Settings::default()
     };
     let wal = Path::new(data).join("pg_wal");
-    let mut report =
+    let (mut report, _) =
         replay::replay(&mut store, &wal, start.parse()?, version, settings, Some(&mut taken))?;
     compare::compare(&store, &data_directory::read(Path::new(data))?, &mut report);
-    print!("{report}");
+    print!("{}", Table(std::slice::from_ref(&report)));
     if let [path] = samples {
         std::fs::write(path, zstd::encode_all(taken.bytes(), 19)?)?;
     }

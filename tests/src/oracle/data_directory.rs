@@ -1,23 +1,27 @@
 //! Reads a stopped server's data directory: relation files and WAL segments.
 
+use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use firn_core::postgres::page::PAGE_BYTES;
 use firn_core::postgres::redo::slru::{PAGES_PER_SEGMENT, Slru};
 use firn_core::postgres::wal::{Fork, RelationId};
 
+use super::state_files;
 use super::store::Store;
 
 /// Blocks of one file of a relation; larger ones go on in `.1`, `.2` ...
 const BLOCKS_PER_FILE: u32 = 131_072;
-const GLOBAL_TABLESPACE: u32 = 1664;
-const DEFAULT_TABLESPACE: u32 = 1663;
+/// The tablespace of shared relations.
+pub const GLOBAL_TABLESPACE: u32 = 1664;
+/// The tablespace of databases that have no other.
+pub const DEFAULT_TABLESPACE: u32 = 1663;
 
-/// Reads every relation and simple log of the data directory.
+/// Reads every relation and simple log of the data directory, and its other state.
 pub fn read(data: &Path) -> Result<Store> {
-    let mut store = Store { track_commit_timestamp: true, ..Store::default() };
+    let mut store = Store { state: state_files::read(data)?, ..Store::default() };
     for slru in [
         Slru::TransactionStatus,
         Slru::CommitTimestamp,
@@ -46,7 +50,8 @@ pub fn read(data: &Path) -> Result<Store> {
     Ok(store)
 }
 
-fn entries(folder: &Path) -> Result<Vec<(String, std::path::PathBuf)>> {
+/// Names and paths of a folder's entries.
+pub fn entries(folder: &Path) -> Result<Vec<(String, PathBuf)>> {
     let list = fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))?;
     list.map(|entry| {
         let entry = entry?;
@@ -66,9 +71,6 @@ fn read_databases(store: &mut Store, folder: &Path, tablespace: u32) -> Result<(
 
 fn read_folder(store: &mut Store, folder: &Path, tablespace: u32, database: u32) -> Result<()> {
     for (name, path) in entries(folder)? {
-        if name == "pg_filenode.map" {
-            store.relation_maps.insert(database, fs::read(&path)?);
-        }
         let Some((number, fork, file)) = parse_name(&name) else { continue };
         let relation = RelationId { tablespace, database, number };
         let bytes = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
@@ -96,13 +98,19 @@ fn parse_name(name: &str) -> Option<(u32, Fork, u32)> {
     Some((number.parse().ok()?, fork, file))
 }
 
-/// The WAL segments of a folder from the one that holds a position on: names in order.
-pub fn segments(folder: &Path) -> Result<Vec<std::path::PathBuf>> {
+/// The WAL segments of a folder by number. A segment that two Postgres timelines have is the newer one's: it begins with
+/// what the older one holds up to the switch.
+pub fn segments(folder: &Path, segment_bytes: u32) -> Result<BTreeMap<u64, PathBuf>> {
+    let per_high = (1 << 32) / u64::from(segment_bytes);
     let mut files: Vec<_> = entries(folder)?
         .into_iter()
         .filter(|(name, _)| name.len() == 24 && name.bytes().all(|byte| byte.is_ascii_hexdigit()))
-        .map(|(_, path)| path)
         .collect();
     files.sort();
-    Ok(files)
+    let mut segments = BTreeMap::new();
+    for (name, path) in files {
+        let number = |range| u64::from_str_radix(&name[range], 16);
+        segments.insert(number(8..16)? * per_high + number(16..24)?, path);
+    }
+    Ok(segments)
 }

@@ -6,21 +6,25 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use firn_core::postgres::page::{PAGE_BYTES, Page, PageBytes};
 use firn_core::postgres::redo::{Effect, Outcome, Redo, Settings, effects};
+use firn_core::postgres::wal::names::record_kind;
 use firn_core::postgres::wal::{
-    Block, BlockTag, Decoder, ImageScratch, Record, WalError, WalVersion,
+    Block, BlockTag, Decoder, Fork, ImageScratch, Record, WalError, WalVersion,
 };
 use firn_core::types::Lsn;
 
+use super::counters::Counters;
 use super::data_directory::segments;
 use super::mask::mask;
 use super::report::Report;
 use super::samples::Samples;
 use super::store::Store;
+use super::waldump::Words;
 
 /// Segment size of the servers that the oracle runs.
-const SEGMENT_BYTES: u32 = 16 << 20;
+pub const SEGMENT_BYTES: u32 = 16 << 20;
 
-/// Replays all WAL in `wal` from `start` on over `store`.
+/// Replays all WAL in `wal` from `start` on over `store`. Says as well what `pg_waldump` should say about records without
+/// pages.
 pub fn replay(
     store: &mut Store,
     wal: &Path,
@@ -28,8 +32,11 @@ pub fn replay(
     version: WalVersion,
     settings: Settings,
     samples: Option<&mut Samples>,
-) -> Result<Report> {
+) -> Result<(Report, Words)> {
     let mut oracle = Oracle {
+        counters: Counters::new(&store.state.checkpoint),
+        words: Words::default(),
+        checksums: settings.visible_moves_heap_lsn,
         store,
         redo: Redo::new(settings),
         scratch: ImageScratch::default(),
@@ -40,11 +47,8 @@ pub fn replay(
     let mut decoder = Decoder::new(start, SEGMENT_BYTES, Some(version));
     let mut skip = (start.0 % u64::from(SEGMENT_BYTES)) as usize;
     let first = start.0 / u64::from(SEGMENT_BYTES);
-    for path in segments(wal)? {
-        if segment_number(&path)? < first {
-            continue;
-        }
-        let bytes = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    'segments: for (_, path) in segments(wal, SEGMENT_BYTES)?.range(first..) {
+        let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
         let mut input = &bytes[std::mem::take(&mut skip)..];
         loop {
             match decoder.next(&mut input) {
@@ -52,23 +56,20 @@ pub fn replay(
                 Ok(None) => break,
                 // The rest of the last segment was never written.
                 Err(WalError::ZeroLength { .. } | WalError::UnknownMagic { found: 0, .. }) => {
-                    return Ok(oracle.report);
+                    break 'segments;
                 }
                 Err(error) => bail!("{}: {error}", path.display()),
             }
         }
     }
-    Ok(oracle.report)
-}
-
-fn segment_number(path: &Path) -> Result<u64> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let number = |range| u64::from_str_radix(name.get(range).unwrap_or_default(), 16);
-    Ok(number(8..16)? * ((1 << 32) / u64::from(SEGMENT_BYTES)) + number(16..24)?)
+    Ok((oracle.report, oracle.words))
 }
 
 struct Oracle<'s> {
     store: &'s mut Store,
+    counters: Counters,
+    words: Words,
+    checksums: bool,
     redo: Redo,
     scratch: ImageScratch,
     report: Report,
@@ -79,24 +80,52 @@ struct Oracle<'s> {
 impl Oracle<'_> {
     fn record(&mut self, record: &Record<'_>) {
         self.report.counts(record).seen += 1;
+        self.report.wal_bytes += u64::from(record.total_len());
         for block in record.blocks() {
             self.block(record, &block);
         }
-        let store = &mut *self.store;
-        let settings = &mut self.settings;
-        let told = effects(record, *settings, |effect| {
-            store.apply(&effect);
+        if record.xid() != 0 {
+            self.counters.transaction(record.xid());
+        }
+        let kind = record_kind(record.resource_manager(), record.info());
+        let kind = (record.resource_manager(), kind);
+        let mut wrong = None;
+        let mut count = 0;
+        let mut hints = None;
+        let told = effects(record, self.settings, |effect| {
+            if let Effect::Block { .. } = effect {
+                return;
+            }
+            count += 1;
+            self.store.apply(&effect, record.start);
+            self.words.add(record.start, kind, &effect);
+            if let Some(difference) = self.counters.apply(&effect) {
+                wrong = Some(difference);
+            }
             if let Effect::Parameters(parameters) = effect {
-                settings.visible_moves_heap_lsn |= parameters.wal_log_hints;
+                hints = Some(parameters.wal_log_hints);
             }
         });
-        if let Err(error) = told {
-            self.report.fail(record, || error.to_string());
+        self.report.counts(record).effects += count;
+        if let Some(hints) = hints
+            && hints != self.settings.visible_moves_heap_lsn
+        {
+            self.settings.visible_moves_heap_lsn = self.checksums || hints;
+            self.redo = Redo::new(self.settings);
+        }
+        let wrong = told.err().map(|error| error.to_string()).or(wrong);
+        if let Some(wrong) = wrong {
+            self.report.fail(record, || format!("record at {}: {wrong}", record.start));
         }
     }
 
     fn block(&mut self, record: &Record<'_>, block: &Block<'_>) {
         let tag = block.tag();
+        if tag.fork == Fork::VisibilityMap
+            && block.image().is_some_and(|image| image.applies() && !image.hole().is_empty())
+        {
+            self.store.maps_without_bits.insert(tag);
+        }
         let page = self.store.page(tag);
         let expected = block.image().filter(|image| !image.applies()).map(|image| {
             let mut expected = [0; PAGE_BYTES];
@@ -114,7 +143,12 @@ impl Oracle<'_> {
         match outcome {
             Ok(Outcome::Restored) => counts.restored += 1,
             Ok(Outcome::Missing) => counts.missing += 1,
-            Ok(Outcome::Applied | Outcome::Unchanged | Outcome::AlreadyApplied) => {}
+            Ok(Outcome::Applied | Outcome::Unchanged) => {}
+            Ok(Outcome::AlreadyApplied) => {
+                // The page may be as a later record left it.
+                self.report.skipped += 1;
+                return;
+            }
             Err(ref error) => {
                 let error = error.to_string();
                 self.report.fail(record, || error);

@@ -1,11 +1,14 @@
 //! Every page of a cluster in memory, and what records do to it besides changing pages.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use firn_core::postgres::page::{PAGE_BYTES, Page, PageBytes};
 use firn_core::postgres::redo::slru::{self, Slru};
 use firn_core::postgres::redo::{Effect, visibility_map};
 use firn_core::postgres::wal::{BlockTag, Fork, RelationId};
+use firn_core::types::Lsn;
+
+use super::state::State;
 
 /// The pages of one file set, in order; a gap reads as zeros.
 #[derive(Debug, Default, Clone)]
@@ -50,22 +53,27 @@ pub struct Store {
     pub forks: HashMap<(RelationId, Fork), ForkPages>,
     /// Pages of simple logs.
     pub slru: BTreeMap<(Slru, u64), Box<PageBytes>>,
-    /// Each database's relation map, 0 for the shared one.
-    pub relation_maps: BTreeMap<u32, Vec<u8>>,
-    /// State of prepared transactions.
-    pub two_phase: BTreeMap<u32, Vec<u8>>,
-    /// Whether commit timestamps are kept.
-    pub track_commit_timestamp: bool,
+    /// Pages of visibility maps that came without their bits. `CREATE DATABASE ... STRATEGY wal_log` logs a map's page as
+    /// if it were a heap page, so that the whole map is its hole: replay clears the bits that the primary's copy has.
+    pub maps_without_bits: HashSet<BlockTag>,
+    /// What is no page.
+    pub state: State,
 }
 
 impl Store {
+    /// Whether a relation's changes are in WAL: an unlogged one's are not, and it has an init fork.
+    pub fn is_unlogged(&self, relation: RelationId) -> bool {
+        self.forks.contains_key(&(relation, Fork::Init))
+    }
+
     /// The page of a block, made if it does not exist.
     pub fn page(&mut self, tag: BlockTag) -> &mut PageBytes {
         self.forks.entry((tag.relation, tag.fork)).or_default().page(tag.block)
     }
 
-    /// Does what an effect other than a block's says.
-    pub fn apply(&mut self, effect: &Effect<'_>) {
+    /// Does what an effect other than a block's says; its record begins at `lsn`.
+    pub fn apply(&mut self, effect: &Effect<'_>, lsn: Lsn) {
+        self.state.apply(effect, lsn);
         match *effect {
             Effect::ClearVisibility { relation, heap_block, bits } => {
                 let block = visibility_map::map_block(heap_block);
@@ -106,28 +114,31 @@ impl Store {
                     })
                     .collect();
                 self.forks.extend(copies);
-                if let Some(map) = self.relation_maps.get(&source_database) {
-                    self.relation_maps.insert(database, map.clone());
-                }
-            }
-            Effect::RelationMap { database, data, .. } => {
-                self.relation_maps.insert(database, data.to_vec());
-            }
-            Effect::TwoPhasePrepare { xid, data } => {
-                self.two_phase.insert(xid, data.to_vec());
-            }
-            Effect::TwoPhaseEnd { xid } => {
-                self.two_phase.remove(&xid);
+                let copies: Vec<_> = self
+                    .maps_without_bits
+                    .iter()
+                    .filter(|tag| {
+                        (tag.relation.database, tag.relation.tablespace)
+                            == (source_database, source_tablespace)
+                    })
+                    .map(|tag| BlockTag {
+                        relation: RelationId { tablespace, database, ..tag.relation },
+                        ..*tag
+                    })
+                    .collect();
+                self.maps_without_bits.extend(copies);
             }
             Effect::SlruZeroPage { slru, page } => {
                 let page =
                     self.slru.entry((slru, page)).or_insert_with(|| Box::new([0; PAGE_BYTES]));
                 slru::zero(slru, page);
             }
-            Effect::Parameters(parameters) => {
-                self.track_commit_timestamp = parameters.track_commit_timestamp;
+            Effect::SlruTruncate { .. }
+            | Effect::MultiXactTruncate { .. }
+            | Effect::Parameters(_) => {
+                self.slru.retain(|&(slru, page), _| !slru::drops(effect, slru, page));
             }
-            Effect::CommitTimestamp { .. } if !self.track_commit_timestamp => {}
+            Effect::CommitTimestamp { .. } if !self.state.parameters.track_commit_timestamp => {}
             _ => {
                 if let Some(place) = slru::page_of(effect) {
                     let page = self.slru.entry(place).or_insert_with(|| Box::new([0; PAGE_BYTES]));

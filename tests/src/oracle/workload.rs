@@ -1,102 +1,28 @@
-//! A server that runs the workloads, and its data directory before and after.
+//! What the servers are made to do: the shared SQL scripts, concurrent clients.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
-use firn_core::postgres::redo::Settings;
-use firn_core::postgres::wal::WalVersion;
-use firn_core::types::Lsn;
 
-use super::report::Report;
-use super::{compare, data_directory, replay};
 use crate::local::postgres::{PostgresServer, run};
-use crate::local::postgres_install::{PostgresInstall, ServerUser};
 use crate::recordings::shared_directory;
 
-/// How one pass sets the server up.
-#[derive(Debug, Clone, Copy)]
-pub struct Pass {
-    /// `full_page_writes`. Off gives the most evidence: on hides the first change of a page behind an image.
-    pub full_page_writes: bool,
-    /// Data checksums, which make hint-bit images appear and VISIBLE move the heap page's LSN.
-    pub checksums: bool,
-    /// `wal_level`.
-    pub wal_level: &'static str,
-    /// `wal_compression`.
-    pub compression: &'static str,
+/// Each client's transactions of pgbench's own workload: about 200 MB of WAL.
+const PGBENCH_TRANSACTIONS: u32 = 800;
+/// Scripts whose images are compressed by other methods: lz4 is the one that costs little.
+const OTHER_COMPRESSION: [(&str, &str); 3] =
+    [("08_misc", "off"), ("10_ddl", "pglz"), ("05b_gist", "zstd")];
+const PGBENCH_CLIENTS: u32 = 8;
+
+fn folder() -> Result<PathBuf> {
+    Ok(shared_directory()?.join("workloads"))
 }
 
-/// The passes of a version.
-pub const PASSES: [Pass; 2] = [
-    Pass { full_page_writes: false, checksums: false, wal_level: "replica", compression: "lz4" },
-    Pass { full_page_writes: true, checksums: true, wal_level: "logical", compression: "pglz" },
-];
-
-/// Runs all workloads on a fresh server, replays its WAL and compares.
-pub fn run_pass(install: &PostgresInstall, pass: Pass) -> Result<Report> {
-    let directory = tempfile::tempdir()?;
-    fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755))?;
-    let data = directory.path().join("data");
-    let base = directory.path().join("base");
-    let switch = |on| if on { "on" } else { "off" };
-    let settings = [
-        ("wal_consistency_checking", "all"),
-        ("full_page_writes", switch(pass.full_page_writes)),
-        ("wal_level", pass.wal_level),
-        ("wal_compression", pass.compression),
-        ("autovacuum", "off"),
-        ("max_prepared_transactions", "20"),
-        ("track_commit_timestamp", "on"),
-        ("allow_in_place_tablespaces", "on"),
-        ("wal_keep_size", "30GB"),
-        ("max_wal_size", "30GB"),
-        ("wal_recycle", "off"),
-        ("checkpoint_timeout", "1h"),
-        ("fsync", "off"),
-    ];
-    let checksums = match (pass.checksums, install.major) {
-        (true, _) => Some("--data-checksums"),
-        (false, 18..) => Some("--no-data-checksums"),
-        (false, _) => None,
-    };
-    let initdb: Vec<&str> = checksums.into_iter().collect();
-    let mut server = PostgresServer::create_with(install.clone(), &data, &settings, &initdb)?;
-    server.start()?;
-    server.stop()?;
-    copy_without_wal(&data, &base)?;
-    let start = redo_location(install, &data)?;
-    server.start()?;
-    run_workloads(&server)?;
-    server.stop()?;
-
-    let version = WalVersion::from_major(install.major).context("a version from 14 to 18")?;
-    let mut store = data_directory::read(&base)?;
-    let settings = Settings { visible_moves_heap_lsn: pass.checksums, ..Settings::default() };
-    let wal = data.join("pg_wal");
-    let mut report = replay::replay(&mut store, &wal, start, version, settings, None)?;
-    compare::compare(&store, &data_directory::read(&data)?, &mut report);
-    compare_counts(install, &wal, start, &mut report)?;
-    Ok(report)
-}
-
-fn copy_without_wal(from: &Path, to: &Path) -> Result<()> {
-    run(Command::new("cp").arg("-a").arg(from).arg(to))?;
-    fs::remove_dir_all(to.join("pg_wal")).context("cannot remove the copy's WAL")
-}
-
-/// Where WAL after the last checkpoint begins.
-fn redo_location(install: &PostgresInstall, data: &Path) -> Result<Lsn> {
-    let output = run(install.command("pg_controldata")?.arg("-D").arg(data))?;
-    let line = output.lines().find(|line| line.contains("REDO location"));
-    let lsn = line.and_then(|line| line.split_whitespace().last());
-    Ok(lsn.context("pg_controldata shows no REDO location")?.parse()?)
-}
-
-fn run_workloads(server: &PostgresServer) -> Result<()> {
-    let folder = shared_directory()?.join("workloads");
+/// Every SQL script, in order.
+pub fn run_scripts(server: &PostgresServer) -> Result<()> {
+    let folder = folder()?;
     let mut files: Vec<PathBuf> = fs::read_dir(&folder)
         .with_context(|| format!("no workloads at {}", folder.display()))?
         .flatten()
@@ -105,60 +31,70 @@ fn run_workloads(server: &PostgresServer) -> Result<()> {
         .collect();
     files.sort();
     ensure!(!files.is_empty(), "no workloads at {}", folder.display());
-    let port = server.port().to_string();
-    for file in files {
-        let mut psql = server.install.command_as_we_are("psql");
-        psql.args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", &server.conninfo(), "-f"]);
-        let output = psql.arg(&file).output().context("cannot run psql")?;
-        if !output.status.success() {
-            bail!("{}: {}", file.display(), String::from_utf8_lossy(&output.stderr));
-        }
-    }
-    let mut pgbench = server.install.command_as_we_are("pgbench");
-    pgbench.args(["-h", "127.0.0.1", "-p", &port, "-U", "postgres", "-n", "-c", "8", "-j", "2"]);
-    pgbench.args(["-t", "150"]);
-    for script in ["upsert.sql", "locks.sql", "growshrink.sql"] {
-        pgbench.arg("-f").arg(folder.join("pgbench").join(script));
-    }
-    run(pgbench.arg("postgres"))?;
-    ServerUser::give(server.data())
-}
-
-/// pg_waldump must count the same records.
-fn compare_counts(
-    install: &PostgresInstall,
-    wal: &Path,
-    start: Lsn,
-    report: &mut Report,
-) -> Result<()> {
-    let mut command = install.command("pg_waldump")?;
-    // It ends with an error at the end of the WAL, after the table.
-    let output = command
-        .args(["--stats=record", "-s", &start.to_string(), "-p"])
-        .arg(wal)
-        .output()
-        .context("cannot run pg_waldump")?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    let mut theirs: Vec<(String, u64)> = text
-        .lines()
-        .filter_map(|line| {
-            let mut words = line.split_whitespace();
-            let name = words.next().filter(|name| name.contains('/'))?;
-            Some((name.to_string(), words.next()?.parse().ok()?))
-        })
-        .collect();
-    let mut ours = report.seen_by_name();
-    theirs.sort();
-    ours.sort();
-    ensure!(!theirs.is_empty(), "pg_waldump printed no statistics");
-    for line in ours.iter().filter(|line| !theirs.contains(line)) {
-        report.count_difference(format!(
-            "{} records of {}: pg_waldump does not agree",
-            line.1, line.0
-        ));
-    }
-    for line in theirs.iter().filter(|line| !ours.contains(line)) {
-        report.count_difference(format!("pg_waldump counts {} records of {}", line.1, line.0));
+    let methods = server.sql("SELECT enumvals FROM pg_settings WHERE name = 'wal_compression'")?;
+    for file in &files {
+        let name = file.file_name().unwrap_or_default().to_string_lossy();
+        let method = OTHER_COMPRESSION
+            .iter()
+            .find(|(script, method)| name.starts_with(script) && methods.contains(method));
+        run_script(server, file, method.map_or("lz4", |(_, method)| method))?;
     }
     Ok(())
+}
+
+fn run_script(server: &PostgresServer, file: &Path, compression: &str) -> Result<()> {
+    let mut psql = server.install.command_as_we_are("psql");
+    psql.env("PGOPTIONS", format!("-c wal_compression={compression}"));
+    psql.args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", &server.conninfo(), "-f"]);
+    let output = psql.arg(file).output().context("cannot run psql")?;
+    if !output.status.success() {
+        bail!("{}: {}", file.display(), String::from_utf8_lossy(&output.stderr));
+    }
+    Ok(())
+}
+
+/// Starts several clients at once: conflicts, row locks of every strength, indexes of all kinds.
+pub fn start_clients(server: &PostgresServer) -> Result<Child> {
+    let scripts = folder()?.join("pgbench");
+    let mut pgbench = pgbench(server, 150);
+    for name in ["upsert.sql", "locks.sql", "growshrink.sql"] {
+        pgbench.arg("-f").arg(scripts.join(name));
+    }
+    pgbench.arg("postgres").stdout(Stdio::null()).stderr(Stdio::null());
+    pgbench.spawn().context("cannot run pgbench")
+}
+
+/// Waits for them.
+pub fn wait_for_clients(clients: &mut Child) -> Result<()> {
+    let status = clients.wait().context("cannot wait for pgbench")?;
+    ensure!(status.success(), "pgbench ended with {status}");
+    Ok(())
+}
+
+/// pgbench's own workload.
+pub fn run_pgbench(server: &PostgresServer) -> Result<()> {
+    let mut fill = server.install.command_as_we_are("pgbench");
+    let port = server.port().to_string();
+    fill.args([
+        "-i",
+        "-q",
+        "-s",
+        "4",
+        "-h",
+        "127.0.0.1",
+        "-p",
+        &port,
+        "-U",
+        "postgres",
+        "postgres",
+    ]);
+    run(&mut fill)?;
+    run(pgbench(server, PGBENCH_TRANSACTIONS).arg("postgres")).map(|_| ())
+}
+
+fn pgbench(server: &PostgresServer, transactions: u32) -> Command {
+    let mut pgbench = server.install.command_as_we_are("pgbench");
+    pgbench.args(["-h", "127.0.0.1", "-p", &server.port().to_string(), "-U", "postgres", "-n"]);
+    pgbench.args(["-c", &PGBENCH_CLIENTS.to_string(), "-j", "2", "-t", &transactions.to_string()]);
+    pgbench
 }

@@ -17,6 +17,8 @@ const SERVER_USERS: &[&str] = &["postgres", "nobody"];
 pub struct PostgresInstall {
     /// Its major version.
     pub major: u32,
+    /// Its minor release of that.
+    pub minor: u32,
     programs: PathBuf,
     /// Its own libraries, when it does not use the system's.
     libraries: Option<PathBuf>,
@@ -34,10 +36,12 @@ impl PostgresInstall {
                 return Ok(found);
             }
         }
-        let mut found: Vec<PostgresInstall> =
-            places().iter().filter_map(|place| PostgresInstall::at(place).ok()).collect();
+        let mut found = PostgresInstall::all();
         match major {
-            Some(major) => found.retain(|install| install.major == major),
+            Some(major) => {
+                found.retain(|install| install.major == major);
+                found.sort_by_key(|install| (install.libraries.is_none(), install.minor));
+            }
             None => found.sort_by_key(|install| (install.libraries.is_none(), install.major)),
         }
         found.pop().with_context(|| match major {
@@ -51,13 +55,29 @@ impl PostgresInstall {
         })
     }
 
+    /// Finds this very minor release.
+    pub fn find_release(major: u32, minor: u32) -> Result<PostgresInstall> {
+        let mut found = PostgresInstall::all();
+        found.retain(|install| (install.major, install.minor) == (major, minor));
+        found.pop().with_context(|| {
+            format!(
+                "no Postgres {major}.{minor}: run ./test oracle --versions {major}.{minor}, which installs it"
+            )
+        })
+    }
+
+    fn all() -> Vec<PostgresInstall> {
+        places().iter().filter_map(|place| PostgresInstall::at(place).ok()).collect()
+    }
+
     /// The Postgres whose programs are in `folder/bin`.
     pub fn at(folder: &Path) -> Result<PostgresInstall> {
         let programs = folder.join("bin");
         let own = folder.join("lib");
         let libraries = (!folder.starts_with("/usr") && own.is_dir()).then_some(own);
-        let mut install = PostgresInstall { major: 0, programs, libraries };
-        install.major = install.version()? / 10_000;
+        let mut install = PostgresInstall { major: 0, minor: 0, programs, libraries };
+        let version = install.version()?;
+        (install.major, install.minor) = (version / 10_000, version % 10_000);
         Ok(install)
     }
 

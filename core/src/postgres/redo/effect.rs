@@ -211,6 +211,8 @@ pub enum Effect<'a> {
         origin: u16,
         /// The origin's position.
         remote_lsn: Lsn,
+        /// Whether the position holds even if it is behind the one before.
+        backward: bool,
     },
     /// A replication origin is gone.
     OriginDrop {

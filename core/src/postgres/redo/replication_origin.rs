@@ -16,7 +16,8 @@ pub(super) fn effects<'a>(
     match record.operation() {
         SET => {
             let remote_lsn = Lsn(main.u64()?);
-            emit(Effect::OriginAdvance { origin: main.u16()?, remote_lsn });
+            let (origin, backward) = (main.u16()?, main.u8()? != 0);
+            emit(Effect::OriginAdvance { origin, remote_lsn, backward });
         }
         DROP => emit(Effect::OriginDrop { origin: main.u16()? }),
         _ => return Err(unknown(record)),

@@ -41,6 +41,15 @@ impl Slru {
             Slru::MultiXactMembers => "pg_multixact/members",
         }
     }
+
+    fn entries_per_page(self) -> u32 {
+        match self {
+            Slru::TransactionStatus => XIDS_PER_STATUS_PAGE,
+            Slru::CommitTimestamp => XIDS_PER_TIMESTAMP_PAGE,
+            Slru::MultiXactOffsets => OFFSETS_PER_PAGE,
+            Slru::MultiXactMembers => MEMBERS_PER_PAGE,
+        }
+    }
 }
 
 /// The page that an effect changes, if it changes one entry of a simple log.
@@ -91,6 +100,48 @@ pub fn apply(effect: &Effect<'_>, page: &mut PageBytes) {
     }
 }
 
+/// Whether an effect drops a page: whole segments that nobody needs any more go, and pages before a cut in the same segment
+/// stay. Numbers of transactions and multixacts wrap, so a page is before another if it is less than half the space behind.
+pub fn drops(effect: &Effect<'_>, slru: Slru, page: u64) -> bool {
+    match *effect {
+        Effect::SlruTruncate { slru: cut, page: first, .. } => {
+            cut == slru && segment_precedes(page, first, slru.entries_per_page())
+        }
+        Effect::MultiXactTruncate { multixact, members_from, members_to, .. } => match slru {
+            Slru::MultiXactOffsets => {
+                // The page of the last multixact that goes: the next one's may not exist yet.
+                let first = multixact.wrapping_sub(1) / OFFSETS_PER_PAGE;
+                segment_precedes(page, first.into(), OFFSETS_PER_PAGE)
+            }
+            Slru::MultiXactMembers => {
+                let segment =
+                    |member: u32| u64::from(member / MEMBERS_PER_PAGE) / PAGES_PER_SEGMENT;
+                let (from, to) = (segment(members_from), segment(members_to));
+                let segment = page / PAGES_PER_SEGMENT;
+                if from <= to {
+                    (from..to).contains(&segment)
+                } else {
+                    segment >= from || segment < to
+                }
+            }
+            Slru::TransactionStatus | Slru::CommitTimestamp => false,
+        },
+        Effect::Parameters(parameters) => {
+            slru == Slru::CommitTimestamp && !parameters.track_commit_timestamp
+        }
+        _ => false,
+    }
+}
+
+/// Whether the whole segment of `page` lies before the segment of `first`, modulo the space of entries.
+fn segment_precedes(page: u64, first: u64, entries_per_page: u32) -> bool {
+    let first_entry = |page: u64| {
+        let first = page / PAGES_PER_SEGMENT * PAGES_PER_SEGMENT;
+        (first as u32).wrapping_mul(entries_per_page)
+    };
+    (first_entry(page).wrapping_sub(first_entry(first)) as i32) < 0
+}
+
 /// Zeroes a page as SlruZeroPage says. Minor releases that learnt late to write the next multixact's offset do so before
 /// that page's own zeroing record when they replay older WAL: an offsets page with nothing but its first entry stays.
 pub fn zero(slru: Slru, page: &mut PageBytes) {
@@ -99,3 +150,6 @@ pub fn zero(slru: Slru, page: &mut PageBytes) {
     }
     page.fill(0);
 }
+
+#[cfg(test)]
+mod tests;

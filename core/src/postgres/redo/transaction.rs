@@ -25,6 +25,9 @@ const INFO_ORIGIN: u32 = 32;
 const INFO_GID: u32 = 128;
 const INFO_DROPPED_STATISTICS: u32 = 256;
 
+/// Where a PREPARE's header has the origin's position.
+const PREPARE_ORIGIN_LSN: usize = 56;
+
 const RELATION_BYTES: usize = 12;
 const INVALIDATION_BYTES: usize = 16;
 
@@ -37,6 +40,12 @@ pub(super) fn effects<'a>(
         ABORT | ABORT_PREPARED => end(record, false, emit),
         PREPARE => {
             emit(Effect::TwoPhasePrepare { xid: record.xid(), data: record.main() });
+            if let Some(origin) = record.origin() {
+                let mut header = Reader::new(record.main());
+                header.skip(PREPARE_ORIGIN_LSN)?;
+                let remote_lsn = Lsn(header.u64()?);
+                emit(Effect::OriginAdvance { origin, remote_lsn, backward: false });
+            }
             Ok(())
         }
         ASSIGNMENT | INVALIDATION => Ok(()),
@@ -120,7 +129,10 @@ fn end<'a>(
         emit(Effect::TwoPhaseEnd { xid });
     }
     if let Some((remote_lsn, _)) = origin {
-        emit(Effect::OriginAdvance { origin: origin_id, remote_lsn });
+        emit(Effect::OriginAdvance { origin: origin_id, remote_lsn, backward: false });
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -51,6 +51,12 @@ impl Image<'_> {
         self.compression
     }
 
+    /// The bytes of the page that it leaves out: zeros.
+    pub fn hole(&self) -> std::ops::Range<usize> {
+        let start = usize::from(self.hole_offset);
+        start..start + usize::from(self.hole_len)
+    }
+
     /// Bytes that it takes in the record.
     pub fn len_bytes(&self) -> usize {
         self.bytes.len()

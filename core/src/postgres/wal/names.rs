@@ -72,6 +72,9 @@ pub fn record_kind(resource_manager: u8, info: u8) -> u8 {
 /// A record's name; none for records that the resource manager does not have.
 pub fn record_name(version: WalVersion, resource_manager: u8, info: u8) -> Option<&'static str> {
     let operation = record_kind(resource_manager, info);
+    if (resource_manager, operation) == (rmgr::XLOG, 0xE0) && version < WalVersion::V17 {
+        return None;
+    }
     let names: &[(u8, &'static str)] = match resource_manager {
         rmgr::XLOG => &[
             (0x00, "CHECKPOINT_SHUTDOWN"),
