@@ -24,7 +24,7 @@ enum Command {
         /// Operations per row
         #[arg(long, default_value_t = 5_000)]
         operations: u64,
-        /// What stands between files and the ring: real, volatile or modelled:WRITE_US:READ_US
+        /// What stands between files and the ring: real, volatile or modelled[:20us[:80us]] (write, read)
         #[arg(long, default_value = "real")]
         device: firn_node::runtime::Device,
     },

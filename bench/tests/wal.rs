@@ -35,7 +35,7 @@ fn wal(arguments: &[&str], directory: &Path, name: &str) -> Report {
 #[test]
 fn embedded_nodes_are_measured_beside_their_baselines() {
     let directory = tempfile::tempdir().unwrap();
-    let modelled = ["--embedded", "--device", "modelled:20:20", "--size", "512"];
+    let modelled = ["--embedded", "--device", "modelled:20us:20us", "--size", "512"];
     let rounds = ["--baselines", "--rounds", "2", "--timelines", "3", "--connections", "2"];
     let a = wal(&[&modelled[..], &rounds[..]].concat(), directory.path(), "a");
     let names: Vec<&str> = a.series.iter().map(|series| series.name.as_str()).collect();

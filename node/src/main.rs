@@ -14,7 +14,7 @@ use firn_node::control::routes::router;
 use firn_node::control::server::{self, ControlState};
 use firn_node::journal::JournalOptions;
 use firn_node::relay::options::RelayArguments;
-use firn_node::runtime::{Checked, Device, RuntimeOptions, block_on, check_start, start_shards};
+use firn_node::runtime::{Checked, RuntimeOptions, block_on, check_start, start_shards};
 use firn_node::shard::node::{NodeOptions, ShardStarts, prepare, run_shard};
 use tracing_subscriber::EnvFilter;
 
@@ -107,12 +107,14 @@ fn run(arguments: RunArguments) -> anyhow::Result<()> {
         journal: JournalOptions::default(),
     };
     let cores = arguments.cores.clone().map(|list| list.0).unwrap_or_default();
-    let device = if arguments.volatile { Device::Volatile } else { Device::Real };
-    let runtime = RuntimeOptions { shards, cores, device, ..RuntimeOptions::default() };
+    let (spin, device) = (arguments.spin, arguments.device);
+    let runtime = RuntimeOptions { shards, cores, spin, device, ..RuntimeOptions::default() };
     std::fs::create_dir_all(&arguments.data).with_context(|| {
         format!("data directory {} cannot be written", arguments.data.display())
     })?;
-    let Checked { options: runtime, degraded } = check_start(&runtime, &arguments.data)?;
+    // The claims are this process's until it ends.
+    let Checked { options: runtime, degraded, claims: _claims } =
+        check_start(&runtime, &arguments.data)?;
     for line in degraded {
         tracing::warn!("{line}");
     }

@@ -40,12 +40,12 @@ fn node_command(data: &Path, arguments: &[&str]) -> Result<Command> {
     let mut command = Command::new(built_program("firn-node")?);
     command.env("FIRN_LOG", "error").arg("run").arg("--data").arg(data);
     let any = "127.0.0.1:0";
-    for (option, value) in [("--listen", any), ("--http", any)] {
+    for (option, value) in [("--listen", any), ("--http", any), ("--shards", "1")] {
         if !arguments.contains(&option) {
             command.args([option, value]);
         }
     }
-    command.args(["--shards", "1"]).args(arguments);
+    command.args(arguments);
     Ok(command)
 }
 
@@ -97,23 +97,109 @@ fn directories_that_cannot_be_written_are_refused() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn a_file_system_without_direct_io_is_refused() -> Result<()> {
+/// The one line of a node that does not start because of a mount made by `script`, which finds the folder above the data
+/// directory as `$0`. The mount lies in a name space of its own and is gone with the process.
+fn refusal_on_mount(script: &str) -> Result<String> {
     let folder = tempfile::tempdir()?;
     let node = node_command(&folder.path().join("data"), &[])?;
-    let arguments: Vec<_> = node.get_args().collect();
-    // A file system in memory without O_DIRECT, mounted in a name space of its own, gone with the process.
     let output = Command::new("unshare")
         .args(["--mount", "--map-root-user", "sh", "-c"])
-        .arg("mount -t ramfs none \"$0\" && exec \"$@\"")
+        .arg(format!("{script} && exec \"$@\""))
         .arg(folder.path())
         .arg(node.get_program())
-        .args(arguments)
+        .args(node.get_args())
         .env("FIRN_LOG", "error")
         .output()
         .context("this test needs unshare (util-linux) and user name spaces")?;
-    let line = one_line(output)?;
+    one_line(output)
+}
+
+#[test]
+fn a_file_system_without_direct_io_is_refused() -> Result<()> {
+    let line = refusal_on_mount("mount -t ramfs none \"$0\"")?;
     ensure!(line.contains("direct I/O"), "{line}");
+    Ok(())
+}
+
+#[test]
+fn a_read_only_mount_is_refused() -> Result<()> {
+    let tmpfs = "mount -t tmpfs none \"$0\"";
+    let read_only = "mount -o remount,ro \"$0\"";
+    let line = refusal_on_mount(&format!("{tmpfs} && {read_only}"))?;
+    ensure!(line.contains("cannot be written") && line.contains("Read-only"), "{line}");
+    let line = refusal_on_mount(&format!("{tmpfs} && mkdir \"$0/data\" && {read_only}"))?;
+    ensure!(line.contains("cannot write in the data directory"), "{line}");
+    ensure!(line.contains("Read-only"), "{line}");
+    Ok(())
+}
+
+#[test]
+fn a_layout_of_a_newer_format_is_refused() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let mut node = start_node(folder.path(), &[])?;
+    node.kill()?;
+    let file = node.data().join("layout");
+    let mut block = fs::read(&file)?;
+    block[8] = 2;
+    let crc = crc32c::crc32c_append(crc32c::crc32c(&block[..12]), &block[16..]);
+    block[12..16].copy_from_slice(&crc.to_le_bytes());
+    fs::write(&file, &block)?;
+    let line = refusal(&node.data(), &[])?;
+    ensure!(line.contains("layout") && line.contains("version 2"), "{line}");
+    Ok(())
+}
+
+#[test]
+fn too_few_open_files_for_the_shards_are_refused() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let node = node_command(&folder.path().join("data"), &["--shards", "100"])?;
+    let output = Command::new("prlimit")
+        .arg("--nofile=64:64")
+        .arg(node.get_program())
+        .args(node.get_args())
+        .env("FIRN_LOG", "error")
+        .output()
+        .context("this test needs prlimit (util-linux)")?;
+    let line = one_line(output)?;
+    ensure!(line.contains("cannot set up 100 io_urings"), "{line}");
+    ensure!(line.contains("RLIMIT_NOFILE is 64 open files"), "{line}");
+    Ok(())
+}
+
+/// To the kernel rings are locked memory, but for processes that may lock any amount: these give that right up first.
+#[test]
+fn too_little_locked_memory_for_the_shards_is_refused() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    for (limit_bytes, rings) in [(0, "an io_uring"), (1_000_000, "100 io_urings")] {
+        let node = node_command(&folder.path().join("data"), &["--shards", "100"])?;
+        let output = Command::new("unshare")
+            .args(["--user", "prlimit", &format!("--memlock={limit_bytes}:{limit_bytes}")])
+            .arg(node.get_program())
+            .args(node.get_args())
+            .env("FIRN_LOG", "error")
+            .output()
+            .context("this test needs unshare and prlimit (util-linux), and user name spaces")?;
+        let line = one_line(output)?;
+        ensure!(line.contains(&format!("cannot set up {rings}")), "{line}");
+        ensure!(line.contains(&format!("RLIMIT_MEMLOCK is {limit_bytes} bytes")), "{line}");
+    }
+    Ok(())
+}
+
+/// On a directory in memory, with the device that has a fixed time, and told to spin without a core of its own.
+#[test]
+fn a_modelled_device_in_memory_serves() -> Result<()> {
+    let folder = tempfile::tempdir_in("/dev/shm")?;
+    let node = start_node(folder.path(), &["--device", "modelled", "--spin", "100us"])?;
+    ensure!(NodeClient::new(&node.url()?, None).timelines()?.is_empty());
+    let log = fs::read_to_string(node.log())?;
+    let warnings: Vec<_> = log.lines().filter(|line| line.contains("WARN")).collect();
+    ensure!(
+        warnings.len() == 1
+            && warnings[0]
+                .contains("shards have no cores of their own (--cores): they do not spin"),
+        "{log}"
+    );
     Ok(())
 }
 

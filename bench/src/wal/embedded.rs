@@ -46,6 +46,7 @@ pub fn start(options: &EmbeddedOptions, directory: &Path) -> anyhow::Result<Vec<
             cores: cores.collect(),
             spin: options.spin,
             device: options.device,
+            ..RuntimeOptions::default()
         };
         let (starts, starting) = prepare(node_options, options.shards);
         let starts = ShardStarts::new(starts);

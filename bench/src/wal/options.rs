@@ -30,7 +30,7 @@ pub struct WalArguments {
     /// Shards of each embedded node
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub shards: usize,
-    /// What stands under embedded nodes and baselines: real, volatile or modelled:WRITE_US:READ_US
+    /// What stands under embedded nodes and baselines: real, volatile or modelled[:20us[:80us]] (write, read)
     #[arg(long, default_value = "real")]
     pub device: Device,
     /// Directory for embedded nodes and baselines; what is made in it is removed [default: a temporary one]

@@ -3,12 +3,13 @@
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use firn_core::types::NodeId;
 use thiserror::Error;
 
-use crate::runtime::{CoresParseError, parse_cores};
+use crate::runtime::{CoresParseError, Device, parse_cores, parse_time};
 
 /// Most shards of a node: file names and metrics are made for three digits.
 pub const SHARDS_MAX: usize = 256;
@@ -34,9 +35,13 @@ pub struct RunArguments {
     /// File that gets the node id and the addresses as JSON once the node listens
     #[arg(long, value_name = "FILE")]
     pub ports_file: Option<PathBuf>,
-    /// Keep unflushed writes in this process' memory, so that killing it loses them as a power cut would (for tests)
-    #[arg(long)]
-    pub volatile: bool,
+    /// How long an idle shard polls before it sleeps, as 100us; only on cores of its own (--cores)
+    #[arg(long, value_name = "TIME", default_value = "0us", value_parser = parse_time)]
+    pub spin: Duration,
+    /// What stands between files and the disk: real, volatile (what is not flushed is lost with the process, as in a power
+    /// cut) or modelled[:WRITE[:READ]] (operations take at least 20us and 80us)
+    #[arg(long, value_name = "DEVICE", default_value = "real")]
+    pub device: Device,
     /// How shards reach disks and sockets
     #[arg(long, value_name = "NAME", default_value = "uring")]
     pub runtime: RuntimeName,

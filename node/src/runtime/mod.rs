@@ -28,6 +28,7 @@ mod operation;
 mod options;
 mod raw_file;
 mod reactor;
+mod resolver;
 mod shared;
 pub mod sim;
 pub mod sync;
@@ -46,11 +47,14 @@ pub use mailbox::{
     oneshot,
 };
 pub use network::{Listener, PeerAddress, RawStream, Stream};
-pub use options::{CoresParseError, RuntimeOptions, parse_cores};
+pub use options::{
+    CoresParseError, RingSetup, RuntimeOptions, TimeParseError, parse_cores, parse_time,
+};
 pub use shared::Runtime;
 pub use time::MonotonicTime;
 pub use uring::{
-    Checked, ShardPanicked, Shards, StartError, block_on, block_on_with, check_start, start_shards,
+    Checked, CoreClaim, ShardPanicked, Shards, StartError, block_on, block_on_with, check_start,
+    start_shards,
 };
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::net::{Shutdown, SocketAddr, ToSocketAddrs};
+use std::net::{Shutdown, SocketAddr};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -13,7 +13,6 @@ use bytes::Bytes;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 
 use super::Runtime;
-use super::mailbox::oneshot;
 use super::operation::{Completion, Handle, Operation, Pending};
 
 /// Connections that wait to be accepted; the kernel caps it at net.core.somaxconn.
@@ -117,7 +116,7 @@ impl Runtime {
         Ok(Stream::new(self, Rc::new(handle), PeerAddress::Unix, Vec::new()))
     }
 
-    /// Addresses are used as they are; names are asked for on a thread of their own, as the resolver blocks.
+    /// Addresses are used as they are; names are looked up on other threads.
     async fn resolve(&self, address: &str) -> io::Result<SocketAddr> {
         if let Ok(address) = address.parse() {
             return Ok(address);
@@ -125,15 +124,7 @@ impl Runtime {
         if let Some(machine) = self.simulated() {
             return machine.resolve(address);
         }
-        let (sender, receiver) = oneshot();
-        let owned = address.to_string();
-        super::threads::spawn("resolve", move || {
-            let first = owned.to_socket_addrs().map(|mut addresses| addresses.next());
-            // The task that asked may be gone.
-            let _ = sender.send(first);
-        })?;
-        let answer = receiver.await.map_err(io::Error::other)??;
-        answer.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the name has no address"))
+        self.0.resolver.resolve(address).await
     }
 }
 

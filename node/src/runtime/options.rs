@@ -15,11 +15,51 @@ pub struct RuntimeOptions {
     pub spin: Duration,
     /// What stands between files and the ring.
     pub device: Device,
+    /// The most that rings ask of the kernel; less is for tests of what older kernels get.
+    pub ring: RingSetup,
+}
+
+/// How the kernel runs completions. A ring takes the first of these that the kernel has.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RingSetup {
+    /// When the shard asks for them (SINGLE_ISSUER, DEFER_TASKRUN: Linux 6.1).
+    #[default]
+    Deferred,
+    /// When the shard enters the kernel anyway (COOP_TASKRUN: Linux 5.19).
+    Cooperative,
+    /// By interrupting it.
+    Plain,
 }
 
 impl Default for RuntimeOptions {
     fn default() -> Self {
-        Self { shards: 1, cores: Vec::new(), spin: Duration::ZERO, device: Device::Real }
+        Self {
+            shards: 1,
+            cores: Vec::new(),
+            spin: Duration::ZERO,
+            device: Device::Real,
+            ring: RingSetup::default(),
+        }
+    }
+}
+
+/// Longest time that an option may name: a second of spinning or of a device is a mistake.
+const MICROSECONDS_MAX: u64 = 1_000_000;
+
+/// A text that is not a time.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("invalid time {0:?}: expected 0us to {MICROSECONDS_MAX}us")]
+pub struct TimeParseError(String);
+
+/// Reads a time as `20us`.
+///
+/// # Errors
+/// If it is not one, or longer than a second.
+pub fn parse_time(text: &str) -> Result<Duration, TimeParseError> {
+    let number = text.strip_suffix("us").and_then(|number| number.parse().ok());
+    match number {
+        Some(number @ ..=MICROSECONDS_MAX) => Ok(Duration::from_micros(number)),
+        _ => Err(TimeParseError(text.to_string())),
     }
 }
 

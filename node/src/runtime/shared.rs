@@ -12,6 +12,7 @@ use super::device::{Device, VolatileFiles};
 use super::executor::{Executor, Task, TaskClass};
 use super::operation::{Operation, Pending};
 use super::reactor::Reactor;
+use super::resolver::Resolver;
 use super::sim;
 use super::time::MonotonicTime;
 use super::timers::{TimerKey, Timers};
@@ -32,6 +33,7 @@ pub(super) struct Shard {
     pub(super) volatile_files: VolatileFiles,
     /// Completions that a modelled device holds back: while there are any, the shard polls.
     pub(super) held_completions: Cell<usize>,
+    pub(super) resolver: Resolver,
 }
 
 impl Shard {
@@ -50,6 +52,7 @@ impl Shard {
             device,
             volatile_files: VolatileFiles::default(),
             held_completions: Cell::new(0),
+            resolver: Resolver::default(),
         }
     }
 }

@@ -11,16 +11,24 @@ use futures_util::future::{Either, join, select};
 use super::sim::Simulation;
 use super::*;
 
-/// Runs a test on one shard of every implementation and behind every device, each with an empty directory.
+/// Runs a test on one shard of every implementation, with every set-up of the ring and behind every device, each with an
+/// empty directory.
 fn on_each<F>(test: impl Fn(Runtime, PathBuf) -> F)
 where
     F: Future<Output = ()> + 'static,
 {
     let modelled =
         Device::Modelled { write: Duration::from_micros(50), read: Duration::from_micros(20) };
-    for device in [Device::Real, modelled, Device::Volatile] {
+    let deferred = RingSetup::default();
+    for (device, ring) in [
+        (Device::Real, deferred),
+        (Device::Real, RingSetup::Cooperative),
+        (Device::Real, RingSetup::Plain),
+        (modelled, deferred),
+        (Device::Volatile, deferred),
+    ] {
         let directory = tempfile::tempdir().unwrap();
-        let options = RuntimeOptions { device, ..RuntimeOptions::default() };
+        let options = RuntimeOptions { device, ring, ..RuntimeOptions::default() };
         block_on_with(&options, |runtime| test(runtime, directory.path().into())).unwrap();
     }
     for seed in 0..10 {
@@ -205,6 +213,36 @@ fn dropping_a_stream_with_a_waiting_receive_closes_it() {
         drop(client);
         assert_eq!(server.recv(Vec::with_capacity(8)).await.0.unwrap(), 0);
     });
+}
+
+/// Names are looked up on a bounded number of threads, also when nobody waits for the answers any more.
+#[test]
+fn many_names_at_once_take_few_threads() {
+    let resolvers = || {
+        let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+        let names = tasks
+            .filter_map(|task| std::fs::read_to_string(task.unwrap().path().join("comm")).ok());
+        names.filter(|name| name.starts_with("firn-resolve")).count()
+    };
+    block_on(|runtime| async move {
+        let listener = runtime.listen("localhost:0").await.unwrap();
+        let address = format!("localhost:{}", listener.local_addr().port());
+        for wait in [false, true] {
+            let connecting: Vec<_> = (0..40)
+                .map(|_| {
+                    let (own, address) = (runtime.clone(), address.clone());
+                    let connect = async move { own.connect(&address).await.is_ok() };
+                    runtime.spawn(TaskClass::Latency, connect)
+                })
+                .collect();
+            runtime.yield_now().await;
+            assert!(resolvers() <= 4);
+            for task in connecting {
+                assert!(!wait || task.await);
+            }
+        }
+    })
+    .unwrap();
 }
 
 #[test]

@@ -101,7 +101,7 @@ impl NodeProcess {
             command.args(["--shards", &shards.to_string()]);
         }
         if self.options.volatile {
-            command.arg("--volatile");
+            command.args(["--device", "volatile"]);
         }
         command.args(&self.options.arguments);
         Ok(command)

@@ -38,6 +38,18 @@ fn shards_follow_cores() {
 }
 
 #[test]
+fn devices_and_times_have_text_forms() {
+    let plain = run(&[]).unwrap();
+    assert_eq!((plain.device, plain.spin), (Device::Real, Duration::ZERO));
+    let options = run(&["--device", "modelled:30us", "--spin", "100us"]).unwrap();
+    let (write, read) = (Duration::from_micros(30), Duration::from_micros(80));
+    assert_eq!(options.device, Device::Modelled { write, read });
+    assert_eq!(options.spin, Duration::from_micros(100));
+    assert!(run(&["--spin", "100"]).unwrap_err().contains("expected 0us to 1000000us"));
+    assert!(run(&["--device", "slow"]).unwrap_err().contains("real, volatile or modelled"));
+}
+
+#[test]
 fn malformed_values_are_named() {
     assert!(run(&["--cores", "3-1"]).unwrap_err().contains("as 0-3,6"));
     assert!(run(&["--node-id", "0"]).unwrap_err().contains("from 1 to"));

@@ -17,8 +17,13 @@ mod volatile;
 use std::str::FromStr;
 use std::time::Duration;
 
+use super::options::parse_time;
 pub(super) use modelled::hold;
 pub(super) use volatile::{FileIdentity, VolatileFile, VolatileFiles};
+
+/// A durable write on a good NVMe in a data centre, and a read.
+const MODELLED_WRITE: Duration = Duration::from_micros(20);
+const MODELLED_READ: Duration = Duration::from_micros(80);
 
 /// What stands between files and the ring.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -39,24 +44,25 @@ pub enum Device {
 
 /// A device's text form that is not one.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("invalid device {0:?}: expected real, volatile or modelled:WRITE_US:READ_US")]
+#[error(
+    "invalid device {0:?}: expected real, volatile or modelled[:WRITE[:READ]] with times as 20us"
+)]
 pub struct DeviceParseError(String);
 
 impl FromStr for Device {
     type Err = DeviceParseError;
     fn from_str(text: &str) -> Result<Self, DeviceParseError> {
         let error = || DeviceParseError(text.to_string());
-        let microseconds = |text: Option<&str>| {
-            let number = text.and_then(|text| text.parse().ok()).ok_or_else(error)?;
-            Ok(Duration::from_micros(number))
+        let time = |text: Option<&str>, default| {
+            text.map_or(Ok(default), |text| parse_time(text).map_err(|_| error()))
         };
         let mut parts = text.split(':');
         let device = match parts.next() {
             Some("real") => Device::Real,
             Some("volatile") => Device::Volatile,
             Some("modelled") => Device::Modelled {
-                write: microseconds(parts.next())?,
-                read: microseconds(parts.next())?,
+                write: time(parts.next(), MODELLED_WRITE)?,
+                read: time(parts.next(), MODELLED_READ)?,
             },
             _ => return Err(error()),
         };

@@ -78,10 +78,41 @@ fn devices_have_a_text_form() {
         Device::Modelled { write: Duration::from_micros(20), read: Duration::from_micros(80) };
     assert_eq!("real".parse(), Ok(Device::Real));
     assert_eq!("volatile".parse(), Ok(Device::Volatile));
-    assert_eq!("modelled:20:80".parse(), Ok(modelled));
-    for wrong in ["", "modelled", "modelled:1", "modelled:1:x", "real:1", "modelled:1:2:3"] {
+    for text in ["modelled", "modelled:20us", "modelled:20us:80us"] {
+        assert_eq!(text.parse(), Ok(modelled), "{text}");
+    }
+    let other = Device::Modelled { write: Duration::ZERO, read: Duration::from_micros(5) };
+    assert_eq!("modelled:0us:5us".parse(), Ok(other));
+    for wrong in ["", "modelled:", "modelled:1", "modelled:2000000us", "real:1us", "modelled:1us:x"]
+    {
         assert!(wrong.parse::<Device>().is_err(), "{wrong}");
     }
+}
+
+/// The modelled device is meant for a file system in memory, where the kernel has O_DIRECT for it (tmpfs: Linux 6.6).
+#[test]
+fn modelled_runs_on_a_file_system_in_memory() {
+    let directory = tempfile::tempdir_in("/dev/shm").unwrap();
+    let options = options("modelled".parse().unwrap());
+    match check_start(&options, directory.path()) {
+        Ok(checked) => assert_eq!(checked.options.device, options.device),
+        Err(error) => {
+            assert!(matches!(error, StartError::NoDirectIo { .. }), "{error}");
+            return;
+        }
+    }
+    let path = directory.path().join("file");
+    block_on_with(&options, |runtime| async move {
+        let file = runtime.open(&path, OpenOptions::read_write().create()).await.unwrap();
+        file.fallocate(0, 1 << 20).await.unwrap();
+        let started = runtime.now();
+        file.write_durable_at(page(3), 8192).await.0.unwrap();
+        file.fdatasync().await.unwrap();
+        assert!(runtime.now() - started >= 2 * Duration::from_micros(20));
+        let (count, buffer) = file.read_at(Buffer::zeroed(4096), 8192).await;
+        assert_eq!((count.unwrap(), buffer[0]), (4096, 3));
+    })
+    .unwrap();
 }
 
 proptest! {

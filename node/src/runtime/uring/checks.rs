@@ -3,7 +3,6 @@
 //! Each finding is one line: refusals as [`StartError`], degradations as text for the log.
 
 use std::io;
-use std::num::NonZero;
 use std::path::{Path, PathBuf};
 
 use io_uring::{IoUring, Probe, opcode};
@@ -12,8 +11,9 @@ use thiserror::Error;
 
 use super::super::buffer::{ALIGNMENT_BYTES, Buffer};
 use super::super::file::OpenOptions;
-use super::super::options::RuntimeOptions;
-use super::reactor::{Reactor, Setup};
+use super::super::options::{RingSetup, RuntimeOptions};
+use super::cores::{self, CoreClaim};
+use super::reactor::Reactor;
 use super::shard::block_on;
 
 /// The file that the check of a data directory makes and removes.
@@ -24,18 +24,16 @@ const PROBE_FILE: &str = "direct-io-probe";
 pub enum StartError {
     /// No ring at all.
     #[error("cannot set up an io_uring: {0}; {1}")]
-    NoRing(io::Error, &'static str),
-    /// Too little locked memory for the rings.
-    #[error(
-        "cannot set up {rings} io_urings: {error}; RLIMIT_MEMLOCK is {limit} (raise it with `ulimit -l`, or start fewer shards)"
-    )]
-    LockedMemory {
+    NoRing(io::Error, String),
+    /// Too little of something for the rings.
+    #[error("cannot set up {rings} io_urings: {error}; {advice}")]
+    TooManyRings {
         /// How many were asked for.
         rings: usize,
-        /// The limit, in bytes.
-        limit: String,
         /// What the kernel said.
         error: io::Error,
+        /// What to change.
+        advice: String,
     },
     /// An old kernel.
     #[error("this kernel's io_uring cannot {0}: Linux 5.15 or newer is needed")]
@@ -75,6 +73,8 @@ pub struct Checked {
     pub options: RuntimeOptions,
     /// What is slower or less than asked for, and why.
     pub degraded: Vec<String>,
+    /// The cores that this process has for itself among Firn's, as long as it keeps this.
+    pub claims: Vec<CoreClaim>,
 }
 
 /// Checks kernel, limits, cores and the data directory, which must exist. Blocks for a few milliseconds.
@@ -82,25 +82,17 @@ pub struct Checked {
 /// # Errors
 /// The first thing that Firn cannot do without.
 pub fn check_start(options: &RuntimeOptions, data_dir: &Path) -> Result<Checked, StartError> {
-    let mut checked = Checked { options: options.clone(), degraded: Vec::new() };
+    let mut checked =
+        Checked { options: options.clone(), degraded: Vec::new(), claims: Vec::new() };
     check_kernel(&mut checked)?;
-    check_locked_memory(options.shards)?;
-    check_cores(&mut checked)?;
+    check_limits(options)?;
+    cores::check(&mut checked)?;
     check_data_dir(data_dir)?;
     Ok(checked)
 }
 
 fn check_kernel(checked: &mut Checked) -> Result<(), StartError> {
-    let ring = IoUring::new(1).map_err(|error| {
-        let hint = match error.raw_os_error() {
-            Some(libc::ENOSYS) => "this kernel has none: Linux 5.15 or newer is needed",
-            Some(libc::EPERM) => {
-                "it is forbidden here: see sysctl kernel.io_uring_disabled and the container's seccomp profile"
-            }
-            _ => "see RLIMIT_MEMLOCK and the number of open files",
-        };
-        StartError::NoRing(error, hint)
-    })?;
+    let ring = IoUring::new(1).map_err(no_ring)?;
     let mut probe = Probe::new();
     ring.submitter()
         .register_probe(&mut probe)
@@ -113,13 +105,13 @@ fn check_kernel(checked: &mut Checked) -> Result<(), StartError> {
     if !missing.is_empty() {
         return Err(StartError::MissingOperations(missing.join(", ")));
     }
-    let reactor = Reactor::new().map_err(|error| StartError::NoRing(error, "a small one works"))?;
+    let reactor = Reactor::new(checked.options.ring).map_err(no_ring)?;
     match reactor.setup() {
-        Setup::Deferred => {}
-        Setup::Cooperative => checked.degraded.push(
+        RingSetup::Deferred => {}
+        RingSetup::Cooperative => checked.degraded.push(
             "the kernel lacks DEFER_TASKRUN (Linux 6.1): completions interrupt more".to_string(),
         ),
-        Setup::Plain => checked.degraded.push(
+        RingSetup::Plain => checked.degraded.push(
             "the kernel lacks COOP_TASKRUN (Linux 5.19): completions interrupt much more"
                 .to_string(),
         ),
@@ -145,45 +137,42 @@ const OPERATIONS: [(u8, &str); 14] = [
     (opcode::AsyncCancel::CODE, "cancel"),
 ];
 
-/// Kernels before 5.12 count rings as locked memory: all shards' rings are set up at once to see whether they fit.
-fn check_locked_memory(rings: usize) -> Result<(), StartError> {
-    let made: io::Result<Vec<Reactor>> = (0..rings).map(|_| Reactor::new()).collect();
+/// All shards' rings are set up at once to see whether they fit: into the open files, and into the locked memory, as which
+/// the kernel counts rings of processes without CAP_IPC_LOCK.
+fn check_limits(options: &RuntimeOptions) -> Result<(), StartError> {
+    let rings = options.shards;
+    let made: io::Result<Vec<Reactor>> = (0..rings).map(|_| Reactor::new(options.ring)).collect();
     made.map(drop).map_err(|error| {
-        let limit = getrlimit(Resource::Memlock).current;
-        let limit = limit.map_or("unlimited".to_string(), |bytes| format!("{bytes} bytes"));
-        StartError::LockedMemory { rings, limit, error }
+        let advice = advice(&error);
+        StartError::TooManyRings { rings, error, advice }
     })
 }
 
-fn check_cores(checked: &mut Checked) -> Result<(), StartError> {
-    let options = &mut checked.options;
-    let affinity = rustix::thread::sched_getaffinity(None);
-    let available: Vec<usize> = match affinity {
-        Ok(set) => {
-            let cores = 0..rustix::thread::CpuSet::MAX_CPU;
-            cores.filter(|core| set.is_set(*core)).collect()
-        }
-        // Without the answer pinning itself will say what is wrong.
-        Err(_) => options.cores.clone(),
+fn no_ring(error: io::Error) -> StartError {
+    let advice = advice(&error);
+    StartError::NoRing(error, advice)
+}
+
+/// What to change when a ring cannot be set up.
+fn advice(error: &io::Error) -> String {
+    let limit = |resource| {
+        getrlimit(resource).current.map_or("unlimited".to_string(), |limit| limit.to_string())
     };
-    if let Some(core) = options.cores.iter().find(|core| !available.contains(core)) {
-        return Err(StartError::NoSuchCore { core: *core, available });
+    match error.raw_os_error() {
+        Some(libc::ENOSYS) => "this kernel has none: Linux 5.15 or newer is needed".to_string(),
+        Some(libc::EPERM) => {
+            "it is forbidden here: see sysctl kernel.io_uring_disabled and the container's seccomp profile".to_string()
+        }
+        Some(libc::ENOMEM) => format!(
+            "RLIMIT_MEMLOCK is {} bytes (raise it with `ulimit -l`, or start fewer shards)",
+            limit(Resource::Memlock)
+        ),
+        Some(libc::EMFILE) => format!(
+            "RLIMIT_NOFILE is {} open files (raise it with `ulimit -n`, or start fewer shards)",
+            limit(Resource::Nofile)
+        ),
+        _ => "see the kernel's log".to_string(),
     }
-    let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
-    if options.shards > cores {
-        let text = format!("{} shards share {cores} cores", options.shards);
-        checked.degraded.push(text);
-    }
-    let mut own = options.cores.clone();
-    own.sort_unstable();
-    own.dedup();
-    if !options.spin.is_zero() && own.len() < options.shards {
-        options.spin = std::time::Duration::ZERO;
-        let text =
-            "shards have no cores of their own (--cores): they do not spin before they sleep";
-        checked.degraded.push(text.to_string());
-    }
-    Ok(())
 }
 
 fn check_data_dir(path: &Path) -> Result<(), StartError> {
@@ -210,7 +199,8 @@ fn check_data_dir(path: &Path) -> Result<(), StartError> {
     let path = path.to_path_buf();
     match tried {
         Ok(Ok(())) => Ok(()),
-        Ok(Err(Problem::Write(error))) | Err(error) => Err(StartError::NotWritable { path, error }),
+        Err(error) => Err(no_ring(error)),
+        Ok(Err(Problem::Write(error))) => Err(StartError::NotWritable { path, error }),
         Ok(Err(Problem::Direct(error))) => Err(StartError::NoDirectIo { path, error }),
     }
 }

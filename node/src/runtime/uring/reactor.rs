@@ -17,6 +17,7 @@ use super::super::clock;
 use super::super::executor::Unpark;
 use super::super::in_flight::InFlightTable;
 use super::super::operation::{Completion, Operation};
+use super::super::options::RingSetup;
 use super::super::reactor::Wait;
 use super::prepare::{self, Prepared};
 
@@ -28,6 +29,10 @@ const COMPLETION_ENTRIES: u32 = 4096;
 const WAKE_USER_DATA: u64 = u64::MAX;
 /// The user data of cancellations, whose own completions say nothing.
 const CANCEL_USER_DATA: u64 = u64::MAX - 1;
+/// How often and how long a ring that finds no locked memory waits for that of dropped ones: half a second.
+const NO_MEMORY_RETRIES: usize = 25;
+/// See [`NO_MEMORY_RETRIES`].
+const NO_MEMORY_PAUSE: Duration = Duration::from_millis(20);
 /// How long the end of a shard waits for cancelled operations before it leaks their memory instead.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -37,18 +42,7 @@ pub struct Reactor {
     in_flight: InFlightTable<Prepared>,
     wake_descriptor: Arc<OwnedFd>,
     enters: Cell<u64>,
-    setup: Setup,
-}
-
-/// How the kernel runs completions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Setup {
-    /// When the shard asks for them (SINGLE_ISSUER, DEFER_TASKRUN: Linux 6.1).
-    Deferred,
-    /// When the shard enters the kernel anyway (COOP_TASKRUN: Linux 5.19).
-    Cooperative,
-    /// By interrupting it.
-    Plain,
+    setup: RingSetup,
 }
 
 impl std::fmt::Debug for Reactor {
@@ -69,9 +63,9 @@ impl Unpark for WakeEvent {
 }
 
 impl Reactor {
-    /// Sets the ring up with what the kernel offers. To be called on the thread that will use it.
-    pub(super) fn new() -> io::Result<Reactor> {
-        let (ring, setup) = new_ring()?;
+    /// Sets the ring up with what the kernel offers, `most` at most. To be called on the thread that will use it.
+    pub(super) fn new(most: RingSetup) -> io::Result<Reactor> {
+        let (ring, setup) = new_ring(most)?;
         let wake_descriptor = rustix::event::eventfd(0, EventfdFlags::CLOEXEC)?;
         let reactor = Reactor {
             ring: RefCell::new(ring),
@@ -84,7 +78,7 @@ impl Reactor {
         Ok(reactor)
     }
 
-    pub(super) fn setup(&self) -> Setup {
+    pub(super) fn setup(&self) -> RingSetup {
         self.setup
     }
 
@@ -241,23 +235,49 @@ impl Reactor {
 }
 
 /// A ring of one issuer whose completions run when it asks for them; less where the kernel offers less.
-fn new_ring() -> io::Result<(IoUring, Setup)> {
-    let base = || {
-        let mut builder = IoUring::builder();
-        builder.setup_cqsize(COMPLETION_ENTRIES).setup_clamp();
-        builder
-    };
-    let mut deferred = base();
-    deferred.setup_single_issuer().setup_defer_taskrun().setup_taskrun_flag();
-    if let Ok(ring) = deferred.build(SUBMISSION_ENTRIES) {
-        return Ok((ring, Setup::Deferred));
+fn new_ring(most: RingSetup) -> io::Result<(IoUring, RingSetup)> {
+    let setups = [RingSetup::Deferred, RingSetup::Cooperative, RingSetup::Plain];
+    let mut unknown = io::Error::from_raw_os_error(libc::EINVAL);
+    for setup in setups.into_iter().filter(|setup| *setup >= most) {
+        match patient(|| build(setup)) {
+            // A flag that this kernel does not know.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => unknown = error,
+            built => return Ok((built?, setup)),
+        }
     }
-    let mut cooperative = base();
-    cooperative.setup_coop_taskrun().setup_taskrun_flag();
-    if let Ok(ring) = cooperative.build(SUBMISSION_ENTRIES) {
-        return Ok((ring, Setup::Cooperative));
+    Err(unknown)
+}
+
+fn build(setup: RingSetup) -> io::Result<IoUring> {
+    let mut builder = IoUring::builder();
+    builder.setup_cqsize(COMPLETION_ENTRIES).setup_clamp();
+    match setup {
+        RingSetup::Deferred => {
+            builder.setup_single_issuer().setup_defer_taskrun().setup_taskrun_flag();
+        }
+        RingSetup::Cooperative => {
+            builder.setup_coop_taskrun().setup_taskrun_flag();
+        }
+        RingSetup::Plain => {}
     }
-    Ok((base().build(SUBMISSION_ENTRIES)?, Setup::Plain))
+    builder.build(SUBMISSION_ENTRIES)
+}
+
+/// Tries again while rings that were dropped just now still count as locked memory: the kernel takes them apart later.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a shard that has no ring yet has nothing else to do"
+)]
+fn patient(build: impl Fn() -> io::Result<IoUring>) -> io::Result<IoUring> {
+    for _ in 0..NO_MEMORY_RETRIES {
+        match build() {
+            Err(error) if error.raw_os_error() == Some(libc::ENOMEM) => {
+                std::thread::sleep(NO_MEMORY_PAUSE);
+            }
+            built => return built,
+        }
+    }
+    build()
 }
 
 fn interrupted(error: &io::Error) -> bool {

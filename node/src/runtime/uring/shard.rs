@@ -18,6 +18,7 @@ use super::super::reactor::{self, Wait};
 use super::super::shared::{Runtime, Shard};
 use super::super::threads;
 use super::super::time::MonotonicTime;
+use super::cores;
 use super::reactor::Reactor;
 
 /// Waves of latency tasks before the ring gets its turn. What one event leads to then goes to the kernel in one enter (a
@@ -122,9 +123,9 @@ where
     F::Output: 'static,
 {
     if !options.cores.is_empty() {
-        pin(options.cores[index % options.cores.len()])?;
+        cores::pin(options.cores[index % options.cores.len()])?;
     }
-    let reactor = Reactor::new()?;
+    let reactor = Reactor::new(options.ring)?;
     let executor = Executor::new(Box::new(reactor.wake_event()));
     let reactor = reactor::Reactor::Uring(reactor);
     let shard = Shard::new(executor, reactor, (index, options.shards), options.device);
@@ -246,17 +247,4 @@ impl Turns<'_> {
         }
         true
     }
-}
-
-fn pin(core: usize) -> io::Result<()> {
-    let mut cores = rustix::thread::CpuSet::new();
-    if core >= rustix::thread::CpuSet::MAX_CPU {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            format!("there is no core {core}"),
-        ));
-    }
-    cores.set(core);
-    rustix::thread::sched_setaffinity(None, &cores)
-        .map_err(|error| io::Error::other(format!("cannot pin a shard to core {core}: {error}")))
 }
