@@ -10,7 +10,6 @@ use firn_core::consensus::change::Change;
 use firn_core::journal::entry::Entry;
 use firn_core::journal::frame::Frame;
 use firn_core::types::{Lsn, TimelineKey};
-use rangemap::RangeMap;
 
 /// A frame's place in its segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,7 +27,7 @@ impl FramePlace {
 
 /// One segment's WAL.
 #[derive(Debug, Default)]
-pub(super) struct SegmentIndex(BTreeMap<TimelineKey, RangeMap<Lsn, FramePlace>>);
+pub(super) struct SegmentIndex(BTreeMap<TimelineKey, Pieces>);
 
 impl SegmentIndex {
     /// Adds a frame's WAL. Frames come in order: where ranges overlap, the log was cut between them and the later counts.
@@ -43,15 +42,57 @@ impl SegmentIndex {
         if let Some((key, begin, wal)) = wal_of(entry)
             && !wal.is_empty()
         {
-            let range = begin..begin + wal.len() as u64;
-            self.0.entry(key).or_default().insert(range, place);
+            let end = begin + wal.len() as u64;
+            self.0.entry(key).or_default().insert(Piece { begin, end, place });
         }
     }
 
     /// The frame that holds the byte at `lsn`, and up to where it does.
     pub(super) fn find(&self, key: TimelineKey, lsn: Lsn) -> Option<(Range<Lsn>, FramePlace)> {
-        let (range, place) = self.0.get(&key)?.get_key_value(&lsn)?;
-        Some((range.clone(), *place))
+        let Piece { begin, end, place } = self.0.get(&key)?.find(lsn)?;
+        Some((begin..end, place))
+    }
+}
+
+/// A range of a timeline's WAL in one frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Piece {
+    begin: Lsn,
+    end: Lsn,
+    place: FramePlace,
+}
+
+/// A timeline's pieces in order; none overlaps another. Nearly every piece is the new last one: a vector takes it without
+/// allocating, where a map would take a node for every few.
+#[derive(Debug, Default)]
+struct Pieces(Vec<Piece>);
+
+impl Pieces {
+    fn insert(&mut self, piece: Piece) {
+        match self.0.last_mut() {
+            Some(last) if last.place == piece.place && last.end == piece.begin => {
+                last.end = piece.end;
+            }
+            Some(last) if last.end > piece.begin => self.insert_within(piece),
+            _ => self.0.push(piece),
+        }
+    }
+
+    /// Of the pieces that the new one overlaps only what is left and right of it stays.
+    fn insert_within(&mut self, piece: Piece) {
+        let from = self.0.partition_point(|old| old.end <= piece.begin);
+        let to = self.0.partition_point(|old| old.begin < piece.end);
+        let left = self.0[from..to].first().filter(|old| old.begin < piece.begin).copied();
+        let right = self.0[from..to].last().filter(|old| old.end > piece.end).copied();
+        let left = left.map(|old| Piece { end: piece.begin, ..old });
+        let right = right.map(|old| Piece { begin: piece.end, ..old });
+        let new = left.into_iter().chain([piece]).chain(right);
+        self.0.splice(from..to, new);
+    }
+
+    fn find(&self, lsn: Lsn) -> Option<Piece> {
+        let at = self.0.partition_point(|piece| piece.end <= lsn);
+        self.0.get(at).filter(|piece| piece.begin <= lsn).copied()
     }
 }
 
@@ -88,3 +129,6 @@ pub(super) fn extract(
     }
     Ok(filled >= into.len())
 }
+
+#[cfg(test)]
+mod tests;

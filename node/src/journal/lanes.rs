@@ -27,8 +27,10 @@ async fn lane(shared: Rc<Shared>) {
     while let Some(work) = shared.next_work().await {
         let started = shared.runtime.now();
         shared.note_formed(started);
-        // More may be waiting than this one write takes.
-        shared.wake_lane();
+        // More may be waiting than this one write takes. (A lane woken for nothing would cost a turn of the ring.)
+        if shared.has_work() {
+            shared.wake_lane();
+        }
         let (result, buffer) = work.file.write_durable_at(work.buffer, work.offset_bytes).await;
         shared.device_latencies.record(shared.runtime.now() - started);
         match result {

@@ -131,6 +131,11 @@ impl Log {
         self.next_place - 1
     }
 
+    /// Whether a segment is to be closed or begun, whatever is queued.
+    pub(super) fn wants_write(&self) -> bool {
+        self.close || self.open.is_none()
+    }
+
     pub(super) fn may_submit(&self) -> bool {
         self.in_flight.len() < INFLIGHT_MAX
     }

@@ -273,6 +273,12 @@ impl Shared {
         .await
     }
 
+    /// Whether a lane would find something to write.
+    pub(super) fn has_work(&self) -> bool {
+        let log = self.log.borrow();
+        log.may_submit() && (log.wants_write() || !self.queue.borrow().is_empty())
+    }
+
     fn find_work(&self) -> Option<Work> {
         let mut log = self.log.borrow_mut();
         if !log.may_submit() {

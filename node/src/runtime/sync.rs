@@ -27,8 +27,13 @@ impl Notify {
     /// Wakes all that wait now.
     pub fn notify_all(&self) {
         self.0.count.set(self.0.count.get() + 1);
-        let waiting = self.0.waiting.take();
-        waiting.into_iter().for_each(Waker::wake);
+        let mut waiting = self.0.waiting.take();
+        waiting.drain(..).for_each(Waker::wake);
+        // The memory serves the next waiters, unless some came just now.
+        let mut now = self.0.waiting.borrow_mut();
+        if now.is_empty() {
+            *now = waiting;
+        }
     }
 
     /// Ready after the next [`Self::notify_all`], counted from this call, not from the first poll.
