@@ -2,6 +2,7 @@
 //!
 //! What runs beside (segments being prepared, snapshots) only adds: a window of appends within the budget proves it.
 #![allow(unsafe_code)]
+#![allow(clippy::unwrap_used, reason = "every function here is part of a test")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
