@@ -11,8 +11,8 @@
 //! (entry, frame) and one when the frame is durable (entry), no allocation; three look-ups in ordered maps. A frame is one
 //! `write_durable_at` (RWF_DSYNC: one submission, one completion, one enter), no allocation, no task; appends that come
 //! together, of however many timelines, share it. A timeline over its share of a frame costs a second copy and two
-//! allocations per entry. A waiter costs one waker. `tests/journal_budget.rs` counts all of this. A seal is a frame of 4 KiB, at most
-//! one per idle millisecond. Reads of recent WAL cost one copy, older ones one device read per frame.
+//! allocations per entry. A waiter costs one waker. A seal is a frame of 4 KiB, at most one per idle millisecond.
+//! `tests/journal_budget.rs` counts all of this. Reads of recent WAL cost one copy, older ones one device read per frame.
 //!
 //! Read first: `shared.rs` (an entry's way in and its acknowledgement), `log.rs` (the order of frames), `queue.rs`
 //! (forming), then `open.rs`, `maintenance.rs` with `mover.rs` and `snapshots.rs`, `reader.rs`.
