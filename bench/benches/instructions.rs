@@ -5,6 +5,7 @@
 
 #![allow(missing_docs, reason = "the macros make undocumented items")]
 
+use std::collections::BTreeMap;
 use std::hint::black_box;
 
 use firn_bench::wal::source::{SEGMENT_BYTES, VERSION, WalSource};
@@ -13,9 +14,10 @@ use firn_core::consensus::change::{Change, Create};
 use firn_core::consensus::membership::Membership;
 use firn_core::consensus::state::TimelineState;
 use firn_core::consensus::term_history::{TermHistory, TermStart};
-use firn_core::journal::entry::Entry;
+use firn_core::journal::entry::{Entry, PreviousEnd};
 use firn_core::journal::frame::{FrameForm, UseCrc};
-use firn_core::journal::segment::{JournalNumber, SEGMENT_BYTES_MIN, SegmentHeader};
+use firn_core::journal::recovery::{Recovery, RecoveryInput, SegmentFile};
+use firn_core::journal::segment::{FRAMES_OFFSET_BYTES, JournalNumber, SegmentHeader};
 use firn_core::types::{Generation, Id, Lsn, NodeId, PostgresVersion, SystemId, Term, TimelineKey};
 use firn_core::wire::postgres::message::{self, Encode};
 use firn_core::wire::walproposer::{
@@ -26,6 +28,9 @@ use gungraun::{Callgrind, EventKind};
 
 /// WAL of one append.
 const WAL_BYTES: usize = 8192;
+/// The segment that is recovered, and its frames.
+const RECOVERED_BYTES: u64 = 256 << 10;
+const FRAMES: u64 = 16;
 const START: Lsn = Lsn(SEGMENT_BYTES as u64);
 const TERM: Term = Term(1);
 
@@ -59,7 +64,7 @@ fn create() -> Create {
 
 fn segment_header() -> SegmentHeader {
     SegmentHeader {
-        segment_bytes: SEGMENT_BYTES_MIN,
+        segment_bytes: RECOVERED_BYTES,
         journal: JournalNumber(0),
         place: 0,
         first_sequence: 1,
@@ -111,6 +116,49 @@ fn one_frame(
     (buffer, finished.crc)
 }
 
+/// A segment that a life filled with appends of one timeline.
+fn segment() -> (RecoveryInput, Vec<u8>) {
+    let header = segment_header();
+    let key = TimelineKey::default();
+    let mut bytes = vec![0; RECOVERED_BYTES as usize];
+    let encoded = header.encode();
+    bytes[..encoded.len()].copy_from_slice(&encoded);
+    let block = SegmentHeader::decode(&bytes).expect("a header that was just encoded");
+    let input = RecoveryInput {
+        journal: JournalNumber(0),
+        segments: vec![SegmentFile { file: 0, block }],
+        snapshot: None,
+        other_journals: BTreeMap::new(),
+    };
+    let history = TermHistory(vec![TermStart { term: TERM, lsn: START }]);
+    let mut source = WalSource::new(SystemId(7), START);
+    let (mut at, mut previous) = (FRAMES_OFFSET_BYTES as usize, 0);
+    for sequence in 1..=FRAMES {
+        let begin = source.position();
+        let mut wal = Vec::new();
+        let entry = match sequence {
+            1 => Entry::PreviousEnd(PreviousEnd { end: None, corrupt: false }),
+            2 => Entry::Change(key, Change::Create(create())),
+            3 => {
+                let history = history.clone();
+                Entry::Change(key, Change::Elected { term: TERM, history, truncate_to: START })
+            }
+            _ => {
+                source.next(WAL_BYTES, &mut wal);
+                let end = source.position();
+                let (commit_lsn, wal) = (START, wal.as_slice());
+                let append =
+                    Change::Append { term: TERM, begin, end, commit_lsn, record_end: end, wal };
+                Entry::Change(key, append)
+            }
+        };
+        let (frame, crc) = one_frame(&header, &entry, sequence, previous);
+        bytes[at..at + frame.len()].copy_from_slice(&frame);
+        (at, previous) = (at + frame.len(), crc);
+    }
+    (input, bytes)
+}
+
 fn limit(instructions: u64) -> LibraryBenchmarkConfig {
     let mut config = LibraryBenchmarkConfig::default();
     config.tool(Callgrind::default().hard_limits([(EventKind::Ir, instructions)]));
@@ -142,9 +190,21 @@ fn acceptor_step((mut acceptor, wal): (Acceptor, Vec<u8>)) -> Acceptor {
     acceptor
 }
 
+#[library_benchmark(config = limit(178_000))]
+#[bench::one_segment(segment())]
+fn recovery_scan((input, bytes): (RecoveryInput, Vec<u8>)) -> u64 {
+    let mut recovery = Recovery::new(input).expect("the files belong together");
+    while recovery.wanted().is_some() {
+        recovery.segment(&bytes).expect("its frames fit the state");
+    }
+    let recovered = black_box(recovery.finish());
+    assert_eq!(recovered.last_sequence, FRAMES);
+    recovered.last_sequence
+}
+
 library_benchmark_group!(
     name = append_path;
-    benchmarks = frame_encode, append_decode, acceptor_step
+    benchmarks = frame_encode, append_decode, acceptor_step, recovery_scan
 );
 
 main!(library_benchmark_groups = append_path);
