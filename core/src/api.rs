@@ -25,7 +25,9 @@
 use serde::{Deserialize, Serialize};
 
 use crate::consensus::membership::Membership;
-use crate::types::{Lsn, NodeId, PostgresTimeline, PostgresVersion, SystemId, Term, TimelineKey};
+use crate::types::{
+    Generation, Lsn, NodeId, PostgresTimeline, PostgresVersion, SystemId, Term, TimelineKey,
+};
 
 /// Bytes in a WAL segment when nobody says otherwise: Postgres' own default.
 pub const DEFAULT_SEGMENT_SIZE_BYTES: u32 = 16 << 20;
@@ -189,6 +191,37 @@ pub struct PeerStatus {
     pub flush_lsn: Lsn,
     /// Its commit position.
     pub commit_lsn: Lsn,
+}
+
+/// What a node tells another one, once a second, of a timeline that both hold.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerPosition {
+    /// Tenant and timeline.
+    #[serde(flatten)]
+    pub key: TimelineKey,
+    /// Of its membership.
+    pub generation: Generation,
+    /// Highest term voted for or learned.
+    pub term: Term,
+    /// Term of the last entry of its durable log.
+    pub last_log_term: Term,
+    /// End of its durable log: what it still needs begins here.
+    pub flush_lsn: Lsn,
+    /// Committed, as far as it has heard, and durable there.
+    pub commit_lsn: Lsn,
+    /// Whether it votes and acknowledges.
+    pub standing: StandingStatus,
+}
+
+/// The positions that changed since the last report on the same connection.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerReport {
+    /// Who says so.
+    pub node_id: NodeId,
+    /// The first one on its connection: the answer has to tell everything.
+    pub fresh: bool,
+    /// What changed; the rest follows in the next report when there is too much.
+    pub positions: Vec<PeerPosition>,
 }
 
 /// A reader of WAL.

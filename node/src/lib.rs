@@ -7,6 +7,7 @@ pub mod config;
 pub mod control;
 pub mod journal;
 pub mod latencies;
+pub mod peers;
 pub mod relay;
 pub mod runtime;
 pub mod shard;

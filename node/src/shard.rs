@@ -6,7 +6,7 @@
 //! Read first: [`node`] (how shards start and find each other), [`timeline`] (an acceptor and its journal), [`request`]
 //! (what a shard is asked from outside), then `management` and `fence` (what it does then).
 
-mod campaign;
+pub(crate) mod campaign;
 mod fence;
 mod management;
 pub mod metrics;
@@ -22,12 +22,16 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use firn_core::api::PeerPosition;
 use firn_core::consensus::change::{Change, Create};
 use firn_core::consensus::state::TimelineState;
 use firn_core::types::{Generation, NodeId, TimelineKey};
 use thiserror::Error;
 
 use crate::journal::{Journal, JournalError};
+use crate::peers::Exchange;
+use crate::peers::exchange::ShardNews;
+use crate::peers::table::OwnPosition;
 use crate::runtime::Runtime;
 use crate::shard::metrics::ShardMetrics;
 use crate::shard::node::NodeOptions;
@@ -47,6 +51,10 @@ struct ShardState {
     journal: Journal,
     connections: Connections,
     metrics: Rc<ShardMetrics>,
+    /// Of use on shard 0.
+    exchange: Exchange,
+    /// The positions that shard 0 was given.
+    told_positions: RefCell<BTreeMap<TimelineKey, PeerPosition>>,
     /// Exactly the timelines whose creation the journal was given and whose deletion it was not.
     timelines: RefCell<BTreeMap<TimelineKey, Rc<Timeline>>>,
 }
@@ -91,6 +99,8 @@ impl Shard {
             options,
             journal,
             metrics: Rc::default(),
+            exchange: Exchange::default(),
+            told_positions: RefCell::default(),
             timelines: RefCell::default(),
         }));
         let recovered: Vec<(TimelineKey, TimelineState)> = {
@@ -155,6 +165,35 @@ impl Shard {
     /// A timeline that exists.
     pub fn timeline(&self, key: TimelineKey) -> Result<Rc<Timeline>, TimelineError> {
         self.0.timelines.borrow().get(&key).cloned().ok_or(TimelineError::Unknown(key))
+    }
+
+    /// The node's exchange of positions with others; of use on shard 0.
+    pub fn exchange(&self) -> &Exchange {
+        &self.0.exchange
+    }
+
+    /// All timelines.
+    pub fn timelines(&self) -> Vec<Rc<Timeline>> {
+        self.0.timelines.borrow().values().cloned().collect()
+    }
+
+    /// The positions that changed since the last call, and the timelines that are gone since.
+    fn position_news(&self) -> ShardNews {
+        let timelines = self.0.timelines.borrow();
+        let mut told = self.0.told_positions.borrow_mut();
+        let gone = told.keys().filter(|key| !timelines.contains_key(key)).copied().collect();
+        told.retain(|key, _| timelines.contains_key(key));
+        let mut changed = Vec::new();
+        for (key, timeline) in timelines.iter() {
+            let position = timeline.position();
+            if told.get(key) != Some(&position) {
+                told.insert(*key, position.clone());
+                let members = timeline
+                    .with_acceptor(|acceptor| acceptor.state().membership.all().cloned().collect());
+                changed.push(OwnPosition { position, members });
+            }
+        }
+        (changed, gone)
     }
 
     fn keys(&self) -> Vec<TimelineKey> {

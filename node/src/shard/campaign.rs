@@ -70,7 +70,7 @@ pub(super) async fn run(
 }
 
 /// `host:port` of a member's Postgres port.
-pub(super) fn address(member: &Member) -> String {
+pub(crate) fn address(member: &Member) -> String {
     match member.host.contains(':') {
         true => format!("[{}]:{}", member.host, member.pg_port),
         false => format!("{}:{}", member.host, member.pg_port),
@@ -155,7 +155,8 @@ impl Campaign<'_> {
     async fn connect(&self, node: NodeId) -> Result<AcceptorClient, ClientError> {
         let token = self.shard.options().auth_token.as_deref();
         let (runtime, address) = (self.shard.runtime(), &self.addresses[&node]);
-        AcceptorClient::connect(runtime, address, self.timeline.key(), "firn-campaign", token).await
+        AcceptorClient::connect(runtime, address, Some(self.timeline.key()), "firn-campaign", token)
+            .await
     }
 
     async fn talk_once(&self, node: NodeId) -> Result<(), String> {
@@ -265,7 +266,7 @@ impl DonorStream {
         position: Lsn,
         term: Term,
     ) -> Result<DonorStream, String> {
-        client.start_replication(position, term).await.map_err(|error| error.to_string())?;
+        client.start_replication(position, Some(term)).await.map_err(|error| error.to_string())?;
         Ok(DonorStream { client, position, waiting: Vec::new() })
     }
 

@@ -65,6 +65,15 @@ pub(super) async fn serve(shard: Shard, mut mailbox: Mailbox<Request>) {
                 let serving = session::serve(shard.clone(), handover);
                 shard.runtime().spawn(TaskClass::Latency, serving).detach();
             }
+            Request::Positions(reply) => answer(reply, Ok(shard.position_news())),
+            Request::PeerPositions(peer, positions) => {
+                for position in positions {
+                    // It may have been deleted here, or not be there yet.
+                    if let Ok(timeline) = shard.timeline(position.key) {
+                        timeline.set_peer_position(peer, position);
+                    }
+                }
+            }
             Request::List(reply) => answer(reply, Ok(shard.keys())),
             Request::Metrics(reply) => {
                 let counters = &shard.metrics().counters;

@@ -73,6 +73,9 @@ figures! {
     Gauge timelines_suspect: "Timelines that may have lost acknowledged data here and do not vote until they are re-seeded.";
     Counter reseeds: "Timelines that were re-seeded from their other members.";
     Counter reseeds_failed: "Attempts to re-seed a timeline that failed.";
+    Gauge peer_lag_bytes: "Most bytes of WAL that a peer has committed and a timeline here, without a proposer, has not.";
+    Counter catch_ups: "Times that a timeline caught up with a peer.";
+    Counter catch_up_bytes: "Bytes of WAL taken from peers.";
     Counter fences: "Fences that were asked for.";
     Counter ring_enters: "Times that the shard entered the kernel for its ring, as of this scrape.";
     Counter cpu_ns: "Nanoseconds that the shard's thread spent on a core, as of this scrape.";

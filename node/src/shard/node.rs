@@ -18,6 +18,7 @@ use thiserror::Error;
 use crate::auth::PublicKeys;
 use crate::config::identity::{DataDirectory, IdentityError};
 use crate::journal::{Journal, JournalOptions, OpenError, open_layout};
+use crate::peers::{catch_up, exchange};
 use crate::runtime::{
     Listener, Mailbox, MailboxSender, OneshotReceiver, OneshotSender, Runtime, TaskClass, mailbox,
     oneshot,
@@ -195,6 +196,10 @@ pub async fn run_watched_shard(runtime: Runtime, start: ShardStart, opened: impl
     let sweeping = shard.connections().clone().sweep();
     runtime.spawn(TaskClass::Background, sweeping).detach();
     runtime.spawn(TaskClass::Background, reseed::watch(shard.clone())).detach();
+    runtime.spawn(TaskClass::Background, catch_up::watch(shard.clone())).detach();
+    if number == 0 {
+        runtime.spawn(TaskClass::Background, exchange::run(shard.clone())).detach();
+    }
     // Whoever started the node may be gone.
     let _ = started.send(Ok(Started { node: shard.node().clone(), listen }));
     management::serve(shard, mailbox).await;

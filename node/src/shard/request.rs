@@ -7,13 +7,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use firn_core::api::{
-    CreateTimeline, Deleted, Fenced, MembershipSwitched, TermBump, TermBumped, TimelineStatus,
+    CreateTimeline, Deleted, Fenced, MembershipSwitched, PeerPosition, TermBump, TermBumped,
+    TimelineStatus,
 };
 use firn_core::consensus::membership::Membership;
 use firn_core::journal::layout::shard_of;
 use firn_core::types::{NodeId, TenantId, TimelineId, TimelineKey};
 use thiserror::Error;
 
+use crate::peers::exchange::ShardNews;
 use crate::runtime::{MailboxSender, OneshotSender, oneshot};
 use crate::shard::metrics::ShardFigures;
 use crate::wal_service::handover::Handover;
@@ -53,6 +55,10 @@ pub enum Request {
     Fence(TimelineKey, Reply<Fenced>),
     /// Takes what is left of a timeline after a loss for all there was.
     AcceptLoss(TimelineKey, Reply<TimelineStatus>),
+    /// The positions that changed since this was asked last.
+    Positions(Reply<ShardNews>),
+    /// What another node says of timelines here.
+    PeerPositions(NodeId, Vec<PeerPosition>),
     /// One piece of a WAL file.
     ReadWalFile(TimelineKey, WalFilePiece, Reply<Vec<u8>>),
     /// Counters and histograms.

@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use firn_core::api::{
-    AcceptorStatus, PostgresInfo, StandingStatus, TermStartStatus, TimelineStatus,
-    WalReceiverStatus,
+    AcceptorStatus, PeerPosition, PeerStatus, PostgresInfo, StandingStatus, TermStartStatus,
+    TimelineStatus, WalReceiverStatus,
 };
 use firn_core::consensus::acceptor::{Acceptor, AcceptorError, Mark, Reply, Standing, Step, When};
 use firn_core::consensus::postgres_history::PostgresHistory;
@@ -102,6 +102,8 @@ pub struct Timeline {
     failed: Cell<bool>,
     /// Why the last attempt to re-seed it failed.
     reseed_error: RefCell<Option<String>>,
+    /// What the other members last said.
+    peers: RefCell<BTreeMap<NodeId, PeerPosition>>,
 }
 
 struct Proposer {
@@ -140,6 +142,7 @@ impl Timeline {
             deleted: Cell::new(false),
             failed: Cell::new(false),
             reseed_error: RefCell::default(),
+            peers: RefCell::default(),
         }
     }
 
@@ -154,7 +157,7 @@ impl Timeline {
     }
 
     /// Makes one step of the acceptor and hands its changes to the journal.
-    pub(super) fn step<'a, E>(
+    pub(crate) fn step<'a, E>(
         &self,
         step: impl FnOnce(&mut Acceptor) -> Result<Step<'a>, E>,
     ) -> Result<Stepped, StepError>
@@ -251,8 +254,38 @@ impl Timeline {
     }
 
     /// Waits until the changes of a management step are witnessed.
-    pub(super) async fn settle(&self, stepped: &Stepped) -> Result<(), JournalError> {
+    pub(crate) async fn settle(&self, stepped: &Stepped) -> Result<(), JournalError> {
         self.settled(stepped.ticket.as_ref(), stepped.mark, When::Witnessed).await
+    }
+
+    /// What to tell the other members.
+    pub fn position(&self) -> PeerPosition {
+        self.with_acceptor(|acceptor| PeerPosition {
+            key: self.key,
+            generation: acceptor.state().membership.generation,
+            term: acceptor.term(),
+            last_log_term: acceptor.last_log_term(),
+            flush_lsn: acceptor.flush_lsn(),
+            commit_lsn: acceptor.commit_lsn(),
+            standing: standing_status(acceptor.standing()),
+        })
+    }
+
+    /// What the other members last said, as far as they are members still.
+    pub fn peer_positions(&self) -> Vec<(NodeId, PeerPosition)> {
+        self.with_acceptor(|acceptor| {
+            let membership = &acceptor.state().membership;
+            let peers = self.peers.borrow();
+            let members = peers.iter().filter(|(peer, _)| membership.contains(**peer));
+            members.map(|(peer, position)| (*peer, position.clone())).collect()
+        })
+    }
+
+    /// Notes what another node says; of those that are members only.
+    pub(super) fn set_peer_position(&self, peer: NodeId, position: PeerPosition) {
+        if self.with_acceptor(|acceptor| acceptor.state().membership.contains(peer)) {
+            self.peers.borrow_mut().insert(peer, position);
+        }
     }
 
     /// What it may say: after its journal lost acknowledged frames less than usual.
@@ -411,6 +444,7 @@ impl Timeline {
             WalReceiverStatus { conn_id: *id, status: status.to_string() }
         });
         let walreceivers = walreceivers.collect();
+        let peers = self.peer_positions();
         self.with_acceptor(|acceptor| {
             let state = acceptor.state();
             let history = state.term_history.0.iter();
@@ -436,17 +470,29 @@ impl Timeline {
                 backup_lsn: state.timeline_start_lsn,
                 peer_horizon_lsn: acceptor.peer_horizon_lsn(),
                 remote_consistent_lsn: self.readers.remote_consistent_lsn(),
-                standing: match acceptor.standing() {
-                    Standing::Whole => StandingStatus::Whole,
-                    Standing::Suspect => StandingStatus::Suspect,
-                    Standing::Seeding { .. } => StandingStatus::Seeding,
-                },
+                standing: standing_status(acceptor.standing()),
                 reseed_error: self.reseed_error.borrow().clone(),
-                peers: Vec::new(),
+                peers: peers
+                    .iter()
+                    .map(|(peer, position)| PeerStatus {
+                        sk_id: *peer,
+                        term: position.term,
+                        flush_lsn: position.flush_lsn,
+                        commit_lsn: position.commit_lsn,
+                    })
+                    .collect(),
                 walsenders: self.readers.status(),
                 walreceivers,
             }
         })
+    }
+}
+
+fn standing_status(standing: Standing) -> StandingStatus {
+    match standing {
+        Standing::Whole => StandingStatus::Whole,
+        Standing::Suspect => StandingStatus::Suspect,
+        Standing::Seeding { .. } => StandingStatus::Seeding,
     }
 }
 

@@ -46,16 +46,18 @@ pub struct AcceptorClient {
 }
 
 impl AcceptorClient {
-    /// Connects and authenticates.
+    /// Connects and authenticates; without a timeline for what concerns the node.
     pub async fn connect(
         runtime: &Runtime,
         address: &str,
-        key: TimelineKey,
+        key: Option<TimelineKey>,
         application_name: &str,
         token: Option<&str>,
     ) -> Result<AcceptorClient, ClientError> {
         let stream = runtime.connect(address).await?;
-        let options = format!("-c timeline_id={} tenant_id={}", key.timeline_id, key.tenant_id);
+        let options = key.map_or(String::new(), |key| {
+            format!("-c timeline_id={} tenant_id={}", key.timeline_id, key.tenant_id)
+        });
         let startup = encode_startup(&[
             ("user", "firn"),
             ("database", "replication"),
@@ -84,9 +86,34 @@ impl AcceptorClient {
         self.start_copy(&format!("START_WAL_PUSH {options}")).await
     }
 
-    /// Becomes a reader's connection.
-    pub async fn start_replication(&mut self, start: Lsn, term: Term) -> Result<(), ClientError> {
-        self.start_copy(&format!("START_REPLICATION PHYSICAL {start} (term='{term}')")).await
+    /// Becomes a reader's connection: of committed WAL, or of all that is durable in a term.
+    pub async fn start_replication(
+        &mut self,
+        start: Lsn,
+        term: Option<Term>,
+    ) -> Result<(), ClientError> {
+        let term = term.map_or(String::new(), |term| format!(" (term='{term}')"));
+        self.start_copy(&format!("START_REPLICATION PHYSICAL {start}{term}")).await
+    }
+
+    /// Runs a command whose answer is one text.
+    pub async fn ask(&mut self, command: &str) -> Result<String, ClientError> {
+        let mut query = Vec::new();
+        query.query(command);
+        self.stream.send_all(query).await.0?;
+        let mut answer = None;
+        loop {
+            match self.next_message().await? {
+                Backend::DataRow(row) => {
+                    answer = row.into_iter().next().flatten().map(str::to_string);
+                }
+                Backend::ReadyForQuery => {
+                    return answer.ok_or_else(|| ClientError::Unexpected("no row".to_string()));
+                }
+                Backend::Other(_) => {}
+                other => return Err(unexpected(&other)),
+            }
+        }
     }
 
     /// Runs a command that turns the connection into a stream in both directions.

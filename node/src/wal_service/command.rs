@@ -1,5 +1,6 @@
 //! The commands of the Postgres port: text to values, pure.
 
+use firn_core::api::PeerReport;
 use firn_core::consensus::postgres_history::PostgresHistory;
 use firn_core::types::{Lsn, Term};
 use thiserror::Error;
@@ -32,6 +33,10 @@ pub enum Command {
     IdentifySystem,
     /// Tells positions.
     TimelineStatus,
+    /// Firn's own, from another node: all that the HTTP API tells of a timeline.
+    TimelineState,
+    /// Firn's own, from another node: the positions of timelines that both hold.
+    ExchangePositions(PeerReport),
     /// `set datestyle to ...`: changes nothing, but some drivers insist on it.
     SetDatestyle,
 }
@@ -66,6 +71,11 @@ pub fn parse(text: &str) -> Result<Command, CommandError> {
         parse_history(rest).ok_or_else(|| malformed("SET_POSTGRES_HISTORY"))
     } else if text.starts_with("IDENTIFY_SYSTEM") {
         Ok(Command::IdentifySystem)
+    } else if let Some(rest) = text.strip_prefix("EXCHANGE_POSITIONS ") {
+        let report = serde_json::from_str(rest).map_err(|_| malformed("EXCHANGE_POSITIONS"))?;
+        Ok(Command::ExchangePositions(report))
+    } else if text.starts_with("TIMELINE_STATE") {
+        Ok(Command::TimelineState)
     } else if text.starts_with("TIMELINE_STATUS") {
         Ok(Command::TimelineStatus)
     } else if text.get(..17).is_some_and(|head| head.eq_ignore_ascii_case("set datestyle to ")) {

@@ -7,6 +7,7 @@ use firn_core::consensus::postgres_history::PostgresHistory;
 use firn_core::types::{Term, TimelineKey};
 use firn_core::wire::postgres::message::{ColumnType, Encode, Frontend, MessageError};
 use firn_core::wire::postgres::startup::StartupParameters;
+use serde::Serialize;
 use thiserror::Error;
 use tracing::Instrument;
 
@@ -241,6 +242,14 @@ impl Session {
                 Ok((Command::SetDatestyle, _)) => answer.command_complete("SELECT 1"),
                 Ok((Command::IdentifySystem, key)) => self.identify_system(key, &mut answer),
                 Ok((Command::TimelineStatus, key)) => self.timeline_status(key, &mut answer),
+                Ok((Command::TimelineState, key)) => match self.shard.timeline(key) {
+                    Ok(timeline) => answer_json(&mut answer, &timeline.status(), "TIMELINE_STATE"),
+                    Err(error) => answer.error_response(INTERNAL_ERROR, &error.to_string()),
+                },
+                Ok((Command::ExchangePositions(report), _)) => {
+                    let own = self.shard.exchange().answer(&self.shard, report).await;
+                    answer_json(&mut answer, &own, "EXCHANGE_POSITIONS");
+                }
                 Err(text) => {
                     failed = !simple;
                     answer.error_response(INTERNAL_ERROR, &text);
@@ -257,6 +266,10 @@ impl Session {
     fn target(&self, text: &str, grant: Grant) -> Result<(Command, TimelineKey), String> {
         let command = command::parse(text).map_err(|error| error.to_string())?;
         if command == Command::SetDatestyle {
+            return Ok((command, TimelineKey::default()));
+        }
+        if let Command::ExchangePositions(_) = command {
+            grant.check_node().map_err(|error| error.to_string())?;
             return Ok((command, TimelineKey::default()));
         }
         let tenant_id = self.parameters.tenant_id.ok_or("tenantid is required")?;
@@ -318,6 +331,14 @@ impl Session {
     pub async fn send_error(&self, code: &str, text: &str) -> Result<(), SessionError> {
         send_error(&self.stream, code, text).await.map_err(SessionError::Send)
     }
+}
+
+/// One row with one column of JSON.
+fn answer_json(answer: &mut Vec<u8>, value: &impl Serialize, command: &str) {
+    let json = serde_json::to_string(value).expect("its keys are texts");
+    answer.row_description(&[("json", ColumnType::Text)]);
+    answer.data_row(&[Some(&json)]);
+    answer.command_complete(command);
 }
 
 async fn send_error(stream: &Stream, code: &str, text: &str) -> io::Result<()> {

@@ -23,7 +23,7 @@ impl Acceptor {
             false => Changes::none(),
         };
         if newer {
-            self.scanner = None;
+            self.end_writing();
         }
         let mut step = self.step(changes, Reply::None);
         let flush_lsn = self.log_end();
@@ -58,6 +58,7 @@ impl Acceptor {
         };
         let changes = Changes::two(self.lazy_positions(), Some(change));
         let step = self.step(changes, Reply::None);
+        self.catch_up = None;
         self.scanner = Some(RecordScanner::new(truncate_to, self.state.segment_size_bytes));
         Ok(step)
     }
@@ -87,14 +88,18 @@ impl Acceptor {
     }
 
     /// Where this log stops being a prefix of the proposer's.
-    fn parting_point(&self, proposer: &TermHistory, first: Lsn) -> Result<Lsn, AcceptorError> {
+    pub(super) fn parting_point(
+        &self,
+        proposer: &TermHistory,
+        first: Lsn,
+    ) -> Result<Lsn, AcceptorError> {
         let end = self.log_end();
         let own = self.state.term_history.cut_at(end);
         Ok(own.common_prefix_end(end, proposer)?.unwrap_or(first))
     }
 
     /// End of the last complete record of the log, durable or not.
-    fn log_end(&self) -> Lsn {
+    pub(super) fn log_end(&self) -> Lsn {
         self.state.record_end_lsn.max(self.state.timeline_start_lsn)
     }
 }

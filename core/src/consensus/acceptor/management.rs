@@ -14,7 +14,7 @@ impl Acceptor {
         if term <= self.state.term {
             return self.step(Changes::none(), Reply::None);
         }
-        self.scanner = None;
+        self.end_writing();
         let changes = Changes::two(self.lazy_positions(), Some(Change::Term { term }));
         self.step(changes, Reply::None)
     }

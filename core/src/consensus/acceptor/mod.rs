@@ -9,10 +9,11 @@
 //!
 //! An append costs one pass over its bytes (the CRC of records), no copy and no allocation.
 //!
-//! Read first: [`step`] (what a step gives), then [`append`], [`election`], [`greeting`], [`management`], [`standing`] (after a
-//! loss).
+//! Read first: [`step`] (what a step gives), then [`append`], [`election`], [`greeting`], [`management`], [`catch_up`]
+//! (without a proposer), [`standing`] (after a loss).
 
 pub mod append;
+pub mod catch_up;
 pub mod election;
 pub mod error;
 pub mod greeting;
@@ -20,6 +21,7 @@ pub mod management;
 pub mod standing;
 pub mod step;
 
+pub use catch_up::{CatchUp, CommittedLog};
 pub use error::AcceptorError;
 pub use greeting::create_on_push;
 pub use standing::Standing;
@@ -44,6 +46,9 @@ pub struct Acceptor {
     /// Follows the log from `state.write_lsn` on. There from an elected message until the next term: only then appends
     /// are taken, so the log is always cut once between a restart and the first write.
     scanner: Option<RecordScanner>,
+    /// The same while the log is brought up to this position, which another member has committed. Never beside `scanner`; boxed,
+    /// as it is rare.
+    catch_up: Option<Box<(RecordScanner, Lsn)>>,
     /// At or above `state.commit_lsn`, at or below `state.record_end_lsn`: moves without WAL are kept lazily.
     commit_lsn: Lsn,
     /// At or above `state.peer_horizon_lsn`, kept as lazily.
@@ -64,6 +69,7 @@ impl Acceptor {
             key,
             node_id,
             scanner: None,
+            catch_up: None,
             commit_lsn: state.commit_lsn,
             peer_horizon_lsn: state.peer_horizon_lsn,
             elections: 0,
@@ -164,6 +170,9 @@ impl Acceptor {
     #[cfg(test)]
     pub(in crate::consensus) fn essence(&self) -> impl std::hash::Hash + Eq + '_ {
         let scanner = self.scanner.as_ref().map(|s| (s.position(), s.record_end()));
+        let catch_up = self.catch_up.as_deref();
+        let catch_up = catch_up.map(|(s, end)| (s.position(), s.record_end(), *end));
+        let scanner = (scanner, catch_up);
         let pending = self.elections - self.durable.elections;
         let durable = (self.durable.record_end_lsn, self.durable.commit_lsn, pending);
         (&self.state, scanner, self.commit_lsn, self.peer_horizon_lsn, durable, self.standing)
@@ -183,6 +192,12 @@ impl Acceptor {
             true => Ok(()),
             false => Err(AcceptorError::Generation { message, expected, found }),
         }
+    }
+
+    /// Takes nothing more before another elected message or catch-up.
+    fn end_writing(&mut self) {
+        self.scanner = None;
+        self.catch_up = None;
     }
 
     /// Applies the changes and makes a step of them.

@@ -34,7 +34,7 @@ impl Acceptor {
     /// Its state may lack changes that it acknowledged.
     pub fn distrust(&mut self) {
         self.standing = Standing::Suspect;
-        self.scanner = None;
+        self.end_writing();
     }
 
     /// A majority of the other members promised `floor`, a re-seed's term. From now on it takes messages of that term and
@@ -46,7 +46,7 @@ impl Acceptor {
             return Err(AcceptorError::SeedTerm { floor, current });
         }
         self.standing = Standing::Seeding { floor };
-        self.scanner = None;
+        self.end_writing();
         let change = (floor > current).then_some(Change::Term { term: floor });
         Ok(self.step(Changes::two(change, None), Reply::None))
     }

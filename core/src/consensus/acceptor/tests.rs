@@ -423,3 +423,52 @@ fn an_acceptor_that_forgot_takes_nothing_and_then_no_vote() {
     acceptor.trust();
     assert!(vote(&mut acceptor, 11).vote_given);
 }
+
+#[test]
+fn committed_wal_of_a_peer_is_taken_in_any_term_and_cuts_what_diverges() {
+    let committed = |terms: &[(u64, Lsn)], commit_lsn| CommittedLog {
+        generation: Generation(0),
+        history: history(terms),
+        commit_lsn,
+    };
+    let whole = wal(4);
+    let end = whole.position();
+    // Three records of term 1, of which one is committed; term 2 went on behind the first.
+    let (mut acceptor, own) = with_records(3);
+    run(&mut acceptor, &append(1, own.position(), &[], own.ends[0]));
+    vote(&mut acceptor, 9);
+    let donor = committed(&[(1, START), (2, own.ends[0]), (3, end)], end);
+    let Ok(CatchUp::Append { step, begin }) = acceptor.catch_up(&donor) else { panic!() };
+    assert_eq!((begin, acceptor.term()), (own.ends[0], Term(9)));
+    acceptor.durable(step.mark.unwrap());
+    let rest = &whole.bytes[(begin - START) as usize..];
+    assert!(
+        acceptor.append_committed(&[rest, &[0; 8]].concat()).is_err(),
+        "not past the commit LSN"
+    );
+    let half = rest.len() / 2;
+    for piece in [&rest[..half], &rest[half..]] {
+        let step = acceptor.append_committed(piece).unwrap();
+        acceptor.durable(step.mark.unwrap());
+    }
+    assert_eq!((acceptor.flush_lsn(), acceptor.commit_lsn()), (end, end));
+    assert_eq!(acceptor.state().term_history, history(&[(1, START), (2, own.ends[0])]));
+    assert!(acceptor.append_committed(&[0; 8]).is_err(), "it is over");
+    assert_eq!(acceptor.append_response(), None, "nobody is elected");
+    assert_eq!(acceptor.catch_up(&donor), Ok(CatchUp::Nothing));
+
+    // All of it was there: only that it is committed is news.
+    let (mut acceptor, own) = with_records(3);
+    let known = acceptor.catch_up(&committed(&[(1, START)], own.ends[1])).unwrap();
+    assert!(matches!(known, CatchUp::Known(_)));
+    assert_eq!(acceptor.commit_lsn(), own.ends[1]);
+
+    // An elected proposer ends it.
+    let (mut acceptor, own) = with_records(1);
+    let donor = committed(&[(1, START)], end);
+    assert!(matches!(acceptor.catch_up(&donor), Ok(CatchUp::Append { .. })));
+    run(&mut acceptor, &elected(2, own.position(), &[(1, START), (2, own.position())]));
+    assert!(acceptor.append_committed(&[0; 8]).is_err());
+    // Terms that cannot have missed what is committed.
+    assert!(acceptor.catch_up(&committed(&[(1, START)], end)).is_err());
+}

@@ -7,12 +7,15 @@
 //! - no acceptor's commit LSN passes what was committed, and its log agrees with it up to there;
 //! - below a fence's term nothing is committed past the fence;
 //! - no acceptor ever has to refuse a cut below its commit LSN;
-//! - all of this also when a minority of the disks forgets what it acknowledged, and is re-seeded.
+//! - all of this also when a minority of the disks forgets what it acknowledged, and is re-seeded;
+//! - and when nodes catch up with each other.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::hash::{Hash, Hasher};
 
-use crate::consensus::acceptor::{Acceptor, AcceptorError, Mark, Reply, Standing, When};
+use crate::consensus::acceptor::{
+    Acceptor, AcceptorError, CatchUp, CommittedLog, Mark, Reply, Standing, When,
+};
 use crate::consensus::change::{Change, Create};
 use crate::consensus::membership::{Member, Membership, majority_of};
 use crate::consensus::proposer::{Action, Next, Proposer, ProposerConfig, Role, StopReason};
@@ -108,6 +111,8 @@ pub enum Event {
     Rot { node: usize, writes: usize },
     /// A node that forgot asks the others, by a proposer in this slot.
     Reseed { slot: usize, node: usize },
+    /// A node catches up with what another one has committed, up to so many bytes of it at once.
+    CatchUp { node: usize, from: usize, bytes: usize },
     /// The primary of an elected proposer writes a record.
     Write { slot: usize },
     /// Time passes.
@@ -132,6 +137,7 @@ pub struct World {
     /// Counts writes, so that no two records are equal.
     writes: u64,
     reseeds: usize,
+    catch_ups: usize,
     /// What does not hold, once something does not.
     pub violation: Option<String>,
 }
@@ -225,6 +231,7 @@ impl World {
             fences: Vec::new(),
             writes: 0,
             reseeds: 0,
+            catch_ups: 0,
             violation: None,
         }
     }
@@ -247,6 +254,11 @@ impl World {
     /// How many acceptors became whole again.
     pub fn reseeds(&self) -> usize {
         self.reseeds
+    }
+
+    /// How often a node took WAL from another one.
+    pub fn catch_ups(&self) -> usize {
+        self.catch_ups
     }
 
     /// Whether a minority will have forgotten something if this node does too.
@@ -332,6 +344,7 @@ impl World {
             Event::Crash { node } => self.crash(node),
             Event::Rot { node, writes } => self.rot(node, writes),
             Event::Reseed { slot, node } => self.reseed(slot, node),
+            Event::CatchUp { node, from, bytes } => self.catch_up(node, from, bytes),
             Event::Write { slot } => self.write(slot),
             Event::Tick { slot } => self.tick(slot),
         }
@@ -548,6 +561,47 @@ impl World {
             if self.slots[slot].as_ref().is_some_and(|state| state.connections[node].open) {
                 self.cut(slot, node);
             }
+        }
+    }
+
+    fn catch_up(&mut self, node: usize, from: usize, bytes: usize) {
+        let donor = &self.nodes[from];
+        let commit_lsn = donor.acceptor.commit_lsn();
+        if donor.acceptor.standing() == Standing::Suspect || !commit_lsn.is_valid() {
+            return;
+        }
+        let committed = CommittedLog {
+            generation: Generation(1),
+            history: donor.acceptor.state().term_history.clone(),
+            commit_lsn,
+        };
+        let wal = donor.disk.log[..length(commit_lsn)].to_vec();
+        let target = &mut self.nodes[node];
+        let mut log =
+            target.pending.back().map_or(&target.disk, |pending| &pending.after).log.clone();
+        match target.acceptor.catch_up(&committed) {
+            Ok(CatchUp::Nothing) | Err(AcceptorError::Suspect { .. }) => {}
+            Ok(CatchUp::Known(step)) => {
+                let after = Disk { state: target.acceptor.state().clone(), log };
+                target.pending.push_back(Pending { after, mark: step.mark, reply: None });
+            }
+            Ok(CatchUp::Append { step, begin }) => {
+                self.catch_ups += 1;
+                log.truncate(length(begin));
+                let after = Disk { state: target.acceptor.state().clone(), log: log.clone() };
+                target.pending.push_back(Pending { after, mark: step.mark, reply: None });
+                let part = &wal[length(begin)..wal.len().min(length(begin) + bytes)];
+                for piece in part.chunks(self.chunk_bytes) {
+                    let step = target.acceptor.append_committed(piece).expect("it was announced");
+                    log.extend_from_slice(piece);
+                    let after = Disk { state: target.acceptor.state().clone(), log: log.clone() };
+                    target.pending.push_back(Pending { after, mark: step.mark, reply: None });
+                }
+            }
+            Err(error) => self.violation = Some(format!("node {node} from {from}: {error}")),
+        }
+        while self.flush_at_once && !self.nodes[node].pending.is_empty() {
+            self.flush(node);
         }
     }
 

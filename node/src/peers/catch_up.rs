@@ -1,0 +1,180 @@
+//! Committed WAL from a peer, for timelines that no proposer writes here.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use firn_core::api::{PeerPosition, StandingStatus, TimelineStatus};
+use firn_core::consensus::acceptor::{CatchUp, CommittedLog, Standing, Step};
+use firn_core::consensus::membership::Member;
+use firn_core::consensus::term_history::{TermHistory, TermStart};
+use firn_core::types::{Lsn, NodeId};
+use firn_core::wire::postgres::replication::FromServer;
+use futures_util::future::{Either, select};
+use futures_util::stream::{self, StreamExt};
+
+use crate::shard::Shard;
+use crate::shard::campaign::address;
+use crate::shard::timeline::Timeline;
+use crate::wal_service::client::AcceptorClient;
+
+/// How often timelines that lag are looked for.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// Timelines that catch up at once: each streams WAL, and the journal's bandwidth is everybody's.
+const CATCH_UPS_MAX: usize = 8;
+/// A donor that sends nothing for this long is not waited for.
+const STALL_TIMEOUT: Duration = Duration::from_secs(20);
+/// WAL that is appended before its durability is waited for.
+const UNSETTLED_BYTES_MAX: u64 = 4 << 20;
+
+/// Lets timelines that lag catch up, for ever.
+pub async fn watch(shard: Shard) {
+    loop {
+        shard.runtime().sleep(LOOK_INTERVAL).await;
+        let lagging = lagging(&shard);
+        let most = lagging.iter().map(|(_, lag_bytes, _)| *lag_bytes).max().unwrap_or(0);
+        shard.metrics().counters.peer_lag_bytes.set(most);
+        let attempts =
+            stream::iter(lagging).map(|(timeline, _, donor)| attempt(&shard, timeline, donor));
+        attempts.buffer_unordered(CATCH_UPS_MAX).collect::<Vec<()>>().await;
+    }
+}
+
+/// Timelines without a proposer whose peer has more committed than is known here, by how much, and that peer.
+fn lagging(shard: &Shard) -> Vec<(Rc<Timeline>, u64, NodeId)> {
+    let mut found = Vec::new();
+    for timeline in shard.timelines() {
+        if timeline.has_proposer() || timeline.standing() == Standing::Suspect {
+            continue;
+        }
+        let own = timeline.positions().commit_lsn;
+        let most = |(_, position): &(NodeId, PeerPosition)| position.commit_lsn;
+        let Some((donor, position)) = timeline.peer_positions().into_iter().max_by_key(most) else {
+            continue;
+        };
+        if position.commit_lsn > own && position.standing != StandingStatus::Suspect {
+            found.push((timeline, position.commit_lsn - own, donor));
+        }
+    }
+    found
+}
+
+async fn attempt(shard: &Shard, timeline: Rc<Timeline>, donor: NodeId) {
+    let key = timeline.key();
+    let (tenant, timeline_id) = (key.tenant_id, key.timeline_id);
+    let working = Box::pin(catch_up(shard, &timeline, donor));
+    let stalled = Box::pin(watch_for_stall(shard, &timeline));
+    let ended = match select(working, stalled).await {
+        Either::Left((ended, _)) => ended,
+        Either::Right(((), _)) => Err("nothing came for a while".to_string()),
+    };
+    match ended {
+        Ok(taken_bytes) => {
+            shard.metrics().counters.catch_ups.increment();
+            tracing::info!(%tenant, timeline = %timeline_id, %donor, taken_bytes, "caught up with a peer");
+        }
+        Err(reason) => {
+            tracing::info!(%tenant, timeline = %timeline_id, %donor, reason, "not caught up with a peer");
+        }
+    }
+}
+
+/// Ready when the log did not grow for a while.
+async fn watch_for_stall(shard: &Shard, timeline: &Timeline) {
+    loop {
+        let before = timeline.positions().flush_lsn;
+        shard.runtime().sleep(STALL_TIMEOUT).await;
+        if timeline.positions().flush_lsn == before {
+            return;
+        }
+    }
+}
+
+/// Takes what the donor has committed; how many bytes were missing.
+async fn catch_up(shard: &Shard, timeline: &Rc<Timeline>, donor: NodeId) -> Result<u64, String> {
+    let text = |error: crate::wal_service::client::ClientError| error.to_string();
+    let member = timeline.with_acceptor(|acceptor| {
+        acceptor.state().membership.all().find(|member| member.id == donor).cloned()
+    });
+    let member = member.ok_or("it is not a member")?;
+    let mut client = connect(shard, timeline, &member).await?;
+    let status = client.ask("TIMELINE_STATE").await.map_err(text)?;
+    let status: TimelineStatus =
+        serde_json::from_str(&status).map_err(|error| error.to_string())?;
+    let committed = committed_log(&status);
+    if timeline.has_proposer() {
+        return Err("a proposer came".to_string());
+    }
+    timeline.recover().await.map_err(|error| error.to_string())?;
+    let mut begin = None;
+    let stepped = timeline.step(|acceptor| {
+        Ok::<_, firn_core::consensus::acceptor::AcceptorError>(
+            match acceptor.catch_up(&committed)? {
+                CatchUp::Nothing => Step::nothing(),
+                CatchUp::Known(step) => step,
+                CatchUp::Append { step, begin: from } => {
+                    begin = Some(from);
+                    step
+                }
+            },
+        )
+    });
+    let stepped = stepped.map_err(|error| error.to_string())?;
+    timeline.settle(&stepped).await.map_err(|error| error.to_string())?;
+    let Some(begin) = begin else { return Ok(0) };
+    client.start_replication(begin, None).await.map_err(text)?;
+    stream_to(shard, timeline, &mut client, begin, committed.commit_lsn).await?;
+    Ok(committed.commit_lsn - begin)
+}
+
+async fn connect(
+    shard: &Shard,
+    timeline: &Timeline,
+    member: &Member,
+) -> Result<AcceptorClient, String> {
+    let token = shard.options().auth_token.as_deref();
+    let address = address(member);
+    let key = Some(timeline.key());
+    let client = AcceptorClient::connect(shard.runtime(), &address, key, "firn-catch-up", token);
+    client.await.map_err(|error| error.to_string())
+}
+
+fn committed_log(status: &TimelineStatus) -> CommittedLog {
+    let terms = status.acceptor_state.term_history.iter();
+    let history = terms.map(|start| TermStart { term: start.term, lsn: start.lsn });
+    CommittedLog {
+        generation: status.mconf.generation,
+        history: TermHistory(history.collect()),
+        commit_lsn: status.commit_lsn,
+    }
+}
+
+async fn stream_to(
+    shard: &Shard,
+    timeline: &Rc<Timeline>,
+    client: &mut AcceptorClient,
+    begin: Lsn,
+    end: Lsn,
+) -> Result<(), String> {
+    let (mut position, mut settled) = (begin, begin);
+    while position < end {
+        let payload = client.next_data().await.map_err(|error| error.to_string())?;
+        let wal = match FromServer::decode(payload).map_err(|error| error.to_string())? {
+            FromServer::Keepalive { .. } => continue,
+            FromServer::Wal { start, wal, .. } if start == position => wal,
+            FromServer::Wal { start, .. } => {
+                return Err(format!("sent WAL at {start}, expected {position}"));
+            }
+        };
+        let wal = &wal[..wal.len().min((end - position) as usize)];
+        timeline.ready().await.map_err(|error| error.to_string())?;
+        let stepped = timeline.step(|acceptor| acceptor.append_committed(wal));
+        let stepped = stepped.map_err(|error| error.to_string())?;
+        position = position + wal.len() as u64;
+        shard.metrics().counters.catch_up_bytes.add(wal.len() as u64);
+        if position == end || position - settled >= UNSETTLED_BYTES_MAX {
+            timeline.settle(&stepped).await.map_err(|error| error.to_string())?;
+            settled = position;
+        }
+    }
+    Ok(())
+}
