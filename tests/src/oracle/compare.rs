@@ -1,6 +1,6 @@
 //! The second oracle: after the last record, every page against the stopped server's files.
 
-use firn_core::postgres::page::{PAGE_BYTES, Page, PageBytes};
+use firn_core::postgres::page::{HEADER_BYTES, PAGE_BYTES, Page, PageBytes};
 use firn_core::postgres::wal::names::rmgr;
 use firn_core::postgres::wal::{BlockTag, Fork};
 
@@ -28,7 +28,7 @@ pub fn compare(replayed: &Store, server: &Store, report: &mut Report) {
             let found = ours.and_then(|pages| pages.get(block)).unwrap_or(&ZERO);
             if replayed.maps_without_bits.contains(&tag) {
                 report.final_pages.0 += 1;
-                if !found.iter().zip(expected).skip(24).all(|(ours, theirs)| ours & !theirs == 0) {
+                if !only_lacks_bits(found, expected) {
                     different(report, || format!("at the end {tag} has bits that it should not"));
                 }
                 continue;
@@ -75,6 +75,11 @@ pub fn compare(replayed: &Store, server: &Store, report: &mut Report) {
 fn different(report: &mut Report, what: impl FnOnce() -> String) {
     report.final_pages.1 += 1;
     report.note(what);
+}
+
+/// Whether a visibility map's page has no bit that `expected` has not: see [`Store::maps_without_bits`].
+pub fn only_lacks_bits(found: &PageBytes, expected: &PageBytes) -> bool {
+    found.iter().zip(expected).skip(HEADER_BYTES).all(|(ours, theirs)| ours & !theirs == 0)
 }
 
 fn page(tag: BlockTag, found: &PageBytes, expected: &PageBytes, report: &mut Report) {
