@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
+use firn_bench::redo::RedoArguments;
 use firn_bench::wal::options::WalArguments;
 use firn_bench::{figures, report, runtime, wal};
 
@@ -40,6 +41,10 @@ enum Command {
         #[arg(long, value_name = "FILE", default_value = "firn-bench-compare.html")]
         output: PathBuf,
     },
+    /// Measures decoding of a real server's WAL beside pg_waldump
+    Decode(RedoArguments),
+    /// Measures redo of a real server's WAL beside Postgres' startup process
+    Redo(RedoArguments),
     /// Measures every published figure beside its baseline and its goal
     Figures {
         /// One short run of each instead of five: shows that all of it works
@@ -63,6 +68,8 @@ fn main() -> anyhow::Result<()> {
         Command::Compare { first, second, output } => {
             report::compare::run(&first, &second, &output)
         }
+        Command::Decode(arguments) => arguments.run_decode(),
+        Command::Redo(arguments) => arguments.run_redo(),
         Command::Figures { quick, json, only } => figures::run(quick, json, only.as_deref()),
     }
 }

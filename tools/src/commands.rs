@@ -5,6 +5,7 @@
 
 mod journal;
 pub mod nodes;
+mod page;
 pub mod postgres;
 pub mod rebuild;
 pub mod timeline;
@@ -35,6 +36,9 @@ enum Noun {
     /// Read WAL out of nodes and files.
     #[command(subcommand)]
     Wal(wal::WalCommand),
+    /// Rebuild single pages from a base backup and WAL.
+    #[command(subcommand)]
+    Page(page::PageCommand),
     /// Look into a stopped node's journals.
     #[command(subcommand)]
     Journal(journal::JournalCommand),
@@ -51,6 +55,7 @@ impl Cli {
         match self.noun {
             Noun::Timeline(command) => finish(command.run()),
             Noun::Wal(command) => command.run(),
+            Noun::Page(command) => finish(command.run()),
             Noun::Journal(command) => finish(command.run()),
             Noun::Postgres(command) => finish(command.run()),
             Noun::Demo(arguments) => finish(arguments.run()),

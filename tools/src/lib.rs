@@ -5,6 +5,7 @@
 //! | --- | --- |
 //! | [`commands`] | one file per noun of the command line |
 //! | [`client`] | a node's HTTP API: the only way in which a command reaches a node |
+//! | [`wal_segments`] | WAL out of files, directories or nodes |
 //! | [`local`] | processes on this machine: Postgres servers, nodes, relays |
 //! | [`demo`] | `firn demo`: a cluster, a ledger, kills, a rebuild |
 //!
@@ -15,3 +16,4 @@ pub mod clock;
 pub mod commands;
 pub mod demo;
 pub mod local;
+pub mod wal_segments;

@@ -4,6 +4,7 @@
 //! their ports over a restart. Read first: [`process`].
 
 pub mod cluster;
+pub mod data_directory;
 pub mod node;
 pub mod postgres;
 pub mod postgres_install;

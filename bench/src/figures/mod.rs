@@ -21,8 +21,12 @@ use figure::{Figure, MARKDOWN_HEAD};
 type Measure = fn(quick: bool) -> anyhow::Result<Vec<Figure>>;
 
 /// The parts that have figures, by the name that `--only` takes, in the order of the table.
-const PARTS: &[(&str, Measure)] =
-    &[("wal", wal::figures), ("idle", idle::figures), ("pgbench", pgbench::figures)];
+const PARTS: &[(&str, Measure)] = &[
+    ("wal", wal::figures),
+    ("idle", idle::figures),
+    ("pgbench", pgbench::figures),
+    ("redo", crate::redo::figures),
+];
 
 /// Measures all figures, or those of one part, and prints them.
 pub fn run(quick: bool, as_json: bool, only: Option<&str>) -> anyhow::Result<()> {
@@ -40,17 +44,27 @@ pub fn run(quick: bool, as_json: bool, only: Option<&str>) -> anyhow::Result<()>
         }
     }
     if as_json {
-        let list: Vec<Value> = all.iter().map(Figure::to_json).collect();
-        println!("{}", serde_json::to_string_pretty(&list)?);
-        return Ok(());
+        return print_json(&all);
     }
     println!("Measured on {before}; load at the end {:?}.", Machine::now().load);
     if quick {
         println!("A quick run: one short round each, not for publishing.");
     }
+    print_table(&all);
+    Ok(())
+}
+
+/// Prints figures as a list of objects.
+pub fn print_json(figures: &[Figure]) -> anyhow::Result<()> {
+    let list: Vec<Value> = figures.iter().map(Figure::to_json).collect();
+    println!("{}", serde_json::to_string_pretty(&list)?);
+    Ok(())
+}
+
+/// Prints figures as a Markdown table.
+pub fn print_table(figures: &[Figure]) {
     println!("\n{MARKDOWN_HEAD}");
-    for figure in &all {
+    for figure in figures {
         println!("{}", figure.to_markdown());
     }
-    Ok(())
 }

@@ -5,5 +5,6 @@
 
 pub mod bytes;
 pub mod page;
+mod prefetch;
 pub mod redo;
 pub mod wal;

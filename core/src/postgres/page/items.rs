@@ -4,6 +4,8 @@
 //! moves tuples one deletion at a time, deleting more rebuilds the tuple area in line-pointer order. All of it is
 //! observable by later records, so it is done the same way here (PostgreSQL src/backend/storage/page/bufpage.c).
 
+use std::ops::Range;
+
 use super::{HAS_FREE_LINES, HEADER_BYTES, PAGE_BYTES, Page};
 use crate::postgres::bytes::{Misfit, align8};
 
@@ -84,6 +86,59 @@ enum Reuse {
     Overwrite,
     /// Line pointers from the offset on make room.
     Shuffle,
+}
+
+/// Tuples that lie one after the other before and after they are moved.
+#[derive(Clone, Copy)]
+struct Run {
+    from: usize,
+    to: usize,
+    len: usize,
+}
+
+impl Run {
+    /// Where they are, counted from `base`.
+    fn from(self, base: usize) -> Range<usize> {
+        self.from - base..self.from - base + self.len
+    }
+}
+
+/// The part of a page that compaction changes.
+struct Moving<'a> {
+    pointers: &'a mut [[u8; POINTER_BYTES]],
+    /// The page from `lower` on.
+    tuples: &'a mut [u8],
+    /// Tuples at and above it are in their places.
+    upper: usize,
+}
+
+impl Moving<'_> {
+    /// Gives tuples their places from `upper` downward, runs of neighbours through `copy`; the new `upper`.
+    #[inline]
+    fn lay_out(
+        &mut self,
+        stored: impl Fn(&[u8; POINTER_BYTES]) -> Option<(usize, usize)>,
+        copy: impl Fn(Run, &mut [u8]),
+    ) -> usize {
+        let mut upper = self.upper;
+        let mut run = Run { from: upper, to: upper, len: 0 };
+        for bytes in self.pointers.iter_mut() {
+            let Some((start, size)) = stored(bytes) else { continue };
+            upper -= size;
+            if start + size != run.from {
+                if run.from != run.to {
+                    copy(run, self.tuples);
+                }
+                run.len = 0;
+            }
+            run = Run { from: start, to: upper, len: run.len + size };
+            *bytes = LinePointer(u32::from_le_bytes(*bytes)).moved(upper).0.to_le_bytes();
+        }
+        if run.from != run.to {
+            copy(run, self.tuples);
+        }
+        upper
+    }
 }
 
 impl Page<'_> {
@@ -316,27 +371,52 @@ impl Page<'_> {
     }
 
     /// Lays the tuples of the line pointers with storage out from `special` downward, in line-pointer order
-    /// (compactify_tuples). Whole rounded lengths move, so padding moves with its tuple.
+    /// (compactify_tuples). Whole rounded lengths move, so padding moves with its tuple. Tuples that are in their place
+    /// are not even read, and those that stay neighbours move in one piece.
     fn compact(&mut self, wanted: impl Fn(LinePointer) -> bool) -> Result<(), Misfit> {
-        let old = *self.bytes;
         let (lower, old_upper, special) = (self.lower(), self.upper(), self.special());
+        let (pointers, tuples) = self.bytes.split_at_mut(lower);
+        let pointers = pointers[HEADER_BYTES..].as_chunks_mut::<POINTER_BYTES>().0;
+        let stored = |bytes: &[u8; POINTER_BYTES]| {
+            let pointer = LinePointer(u32::from_le_bytes(*bytes));
+            wanted(pointer).then(|| (pointer.offset(), align8(pointer.len())))
+        };
+        // What is in its place stays; whether the others lie in order decides how they can move.
+        let mut in_place = 0;
         let mut upper = special;
-        for offset in 1..=self.max_offset() {
-            let pointer = self.pointer(offset)?;
-            if !wanted(pointer) {
-                continue;
-            }
-            let (start, size) = (pointer.offset(), align8(pointer.len()));
+        let mut lowest = special;
+        let mut total = 0;
+        let mut in_order = true;
+        for (index, bytes) in pointers.iter().enumerate() {
+            let Some((start, size)) = stored(bytes) else { continue };
             if size == 0 || start < old_upper || start + size > special || start % 8 != 0 {
                 return Err(Misfit::new("a tuple between upper and special", start as u64));
             }
-            upper = match upper.checked_sub(size) {
-                Some(upper) if upper >= lower => upper,
-                _ => return Err(Misfit::new("tuples that do not overlap", size as u64)),
-            };
-            self.bytes[upper..upper + size].copy_from_slice(&old[start..start + size]);
-            self.set_pointer(offset, pointer.moved(upper))?;
+            if start + size == upper && total == 0 {
+                upper = start;
+                in_place = index + 1;
+            } else {
+                total += size;
+            }
+            in_order &= start + size <= lowest;
+            lowest = start;
         }
+        if total > upper - lower {
+            return Err(Misfit::new("tuples that do not overlap", total as u64));
+        }
+        let mut moving = Moving { pointers: &mut pointers[in_place..], tuples, upper };
+        let upper = if in_order {
+            moving
+                .lay_out(stored, |run, tuples| tuples.copy_within(run.from(lower), run.to - lower))
+        } else {
+            let mut old = [0; PAGE_BYTES];
+            let moved = old_upper..upper;
+            old[moved.clone()].copy_from_slice(&moving.tuples[old_upper - lower..upper - lower]);
+            moving.lay_out(stored, |run, tuples| {
+                let to = run.to - lower;
+                tuples[to..to + run.len].copy_from_slice(&old[run.from(0)]);
+            })
+        };
         self.set_upper(upper);
         Ok(())
     }
@@ -344,14 +424,16 @@ impl Page<'_> {
     /// After pruning: compacts the tuples, cuts unused line pointers off the end (PageRepairFragmentation).
     pub fn repair_fragmentation(&mut self) -> Result<(), Misfit> {
         self.check()?;
-        let max = self.max_offset();
+        let lower = self.lower();
+        let pointers = self.bytes[HEADER_BYTES..lower].as_chunks_mut::<POINTER_BYTES>().0;
+        let max = pointers.len();
         let mut last_used = 0;
         let mut unused = 0;
-        for offset in 1..=max {
-            if self.pointer(offset)?.is_used() {
+        for (offset, bytes) in (1..).zip(pointers) {
+            if LinePointer(u32::from_le_bytes(*bytes)).is_used() {
                 last_used = offset;
             } else {
-                self.set_pointer(offset, LinePointer::NONE)?;
+                *bytes = LinePointer::NONE.0.to_le_bytes();
                 unused += 1;
             }
         }

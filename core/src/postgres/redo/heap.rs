@@ -101,7 +101,8 @@ pub(super) fn emit_clears<'a>(
     clears: Clears,
     emit: &mut dyn FnMut(Effect<'a>),
 ) -> Result<(), Misfit> {
-    if record.blocks().any(|block| block.tag().fork == Fork::VisibilityMap) {
+    let refers_to_map = || record.blocks().any(|block| block.tag().fork == Fork::VisibilityMap);
+    if clears == [None, None] || refers_to_map() {
         return Ok(());
     }
     for (heap_block, bits) in clears.into_iter().flatten() {

@@ -19,6 +19,7 @@
 //! to `after_image` if it changes pages after restoring their images. What differs between versions is an `if` beside
 //! the record. The oracle in `tests/` says whether it is right: run it before you believe it.
 
+pub mod ahead;
 mod brin;
 mod btree;
 mod clog;

@@ -21,6 +21,14 @@ pub struct Decoder {
     error: Option<WalError>,
 }
 
+/// A record that lies in the input in one piece.
+pub(super) struct Whole<'i> {
+    pub bytes: &'i [u8],
+    pub version: WalVersion,
+    pub start: Lsn,
+    pub end: Lsn,
+}
+
 enum Found<'i> {
     InInput(&'i [u8]),
     InBuffer,
@@ -43,6 +51,62 @@ impl Decoder {
     /// The next record, or none when `input` is used up. What is used of `input` is removed from it. After an error
     /// every call gives the same error.
     pub fn next<'s, 'i: 's>(
+        &'s mut self,
+        input: &mut &'i [u8],
+    ) -> Result<Option<Record<'s>>, WalError> {
+        if let Some(version) = self.known_version()
+            && let Some((bytes, start, end)) = self.framing.whole_record(input)
+        {
+            let parsed = Record::parse(bytes, &mut self.layout, version, start, end);
+            return match parsed {
+                Ok(record) => {
+                    self.record_end = end;
+                    Ok(Some(record))
+                }
+                Err(misfit) => {
+                    let error = WalError::Malformed { record: start, misfit };
+                    self.error = Some(error.clone());
+                    Err(error)
+                }
+            };
+        }
+        self.next_piece_by_piece(input)
+    }
+
+    /// The next record, with its parts in `layout`, if it lies in `input` in one piece;
+    /// otherwise nothing has happened, and [`next`](Self::next) says what comes.
+    #[inline]
+    pub(super) fn next_whole<'i>(
+        &mut self,
+        input: &mut &'i [u8],
+        layout: &mut Layout,
+    ) -> Result<Option<Whole<'i>>, WalError> {
+        let Some(version) = self.known_version() else { return Ok(None) };
+        let Some((bytes, start, end)) = self.framing.whole_record(input) else { return Ok(None) };
+        match layout.parse(bytes, version) {
+            Ok(()) => {
+                self.record_end = end;
+                Ok(Some(Whole { bytes, version, start, end }))
+            }
+            Err(misfit) => {
+                let error = WalError::Malformed { record: start, misfit };
+                self.error = Some(error.clone());
+                Err(error)
+            }
+        }
+    }
+
+    /// The version, when the caller's and the pages' agree so far; none after an error, too.
+    #[inline]
+    fn known_version(&self) -> Option<WalVersion> {
+        let found = self.framing.version();
+        let version = self.version.or(found);
+        (self.error.is_none() && found.is_none_or(|found| Some(found) == version))
+            .then_some(version)?
+    }
+
+    /// The next record when it may lie in several pieces, or be none.
+    fn next_piece_by_piece<'s, 'i: 's>(
         &'s mut self,
         input: &mut &'i [u8],
     ) -> Result<Option<Record<'s>>, WalError> {

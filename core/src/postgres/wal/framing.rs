@@ -7,6 +7,7 @@
 //! Per record: no allocation, one copy of its 24-byte header, one CRC pass. PostgreSQL src/backend/access/transam/xlogreader.c
 //! is the reference for which bytes are accepted.
 
+use super::crc::record_crc;
 use super::{WalError, WalVersion};
 use crate::types::{Lsn, SystemId};
 
@@ -214,6 +215,40 @@ impl Framing {
         }
     }
 
+    /// The next record if `input` begins with all of it, on one page and with nothing unusual: its bytes, start and end.
+    /// Nothing has happened when there is none: [`step`](Self::step) says then what comes, errors included. Most
+    /// records are like that, and this is several times as fast.
+    #[inline]
+    pub fn whole_record<'a>(&mut self, input: &mut &'a [u8]) -> Option<(&'a [u8], Lsn, Lsn)> {
+        if !matches!(self.current, Current::Between) || self.error.is_some() {
+            return None;
+        }
+        let start = self.position.max(self.skip_until);
+        let offset = start.0 % PAGE_BYTES;
+        if start.0 > LSN_MAX || offset < LONG_PAGE_HEADER_BYTES as u64 {
+            return None;
+        }
+        let from_start = input.get(to_usize(start.0 - self.position.0)..)?;
+        let header = from_start.first_chunk::<RECORD_HEADER_BYTES>()?;
+        let total_len = u32_at(header, 0);
+        let bytes = from_start.get(..total_len as usize)?;
+        if bytes.len() < RECORD_HEADER_BYTES
+            || u64::from(total_len) > PAGE_BYTES - offset
+            || check_record_header(header, start, self.previous).is_err()
+            || is_switch(header)
+            || record_crc(bytes) != u32_at(header, 20)
+        {
+            return None;
+        }
+        let record_end = start + u64::from(total_len);
+        *input = &from_start[bytes.len()..];
+        self.position = record_end;
+        self.skip_until = record_end.align_up_8();
+        self.previous = Some(start);
+        self.after_possible_switch = false;
+        Some((bytes, start, self.skip_until))
+    }
+
     /// Length of the header of the page that holds `position`.
     fn page_header_bytes(&self) -> usize {
         let page = self.position.0 - self.position.0 % PAGE_BYTES;
@@ -412,7 +447,7 @@ impl Framing {
             let header_end = RECORD_HEADER_BYTES.min(have + len);
             partial.header[have..header_end].copy_from_slice(&bytes[..header_end - have]);
             if header_end == RECORD_HEADER_BYTES {
-                check_record_header(partial, self.previous)?;
+                check_record_header(&partial.header, start, self.previous)?;
             }
             partial.crc = crate::crc::crc32c(&bytes[header_end - have..]);
         } else {
@@ -426,8 +461,7 @@ impl Framing {
                 return Err(WalError::Crc { record: start, found, expected });
             }
             let aligned = (self.position + len as u64).align_up_8();
-            let switch =
-                partial.header[17] == RMGR_XLOG && partial.header[16] & 0xF0 == XLOG_SWITCH;
+            let switch = is_switch(&partial.header);
             self.skip_until = if switch { self.next_segment(aligned) } else { aligned };
             self.previous = Some(start);
             self.after_possible_switch = false;
@@ -464,9 +498,17 @@ fn check_length(record: Lsn, found: u32) -> Result<(), WalError> {
     }
 }
 
-fn check_record_header(partial: &Partial, previous: Option<Lsn>) -> Result<(), WalError> {
-    let record = partial.start;
-    let found = Lsn(u64_at(&partial.header, 8));
+fn is_switch(header: &[u8; RECORD_HEADER_BYTES]) -> bool {
+    header[17] == RMGR_XLOG && header[16] & 0xF0 == XLOG_SWITCH
+}
+
+#[inline]
+fn check_record_header(
+    header: &[u8; RECORD_HEADER_BYTES],
+    record: Lsn,
+    previous: Option<Lsn>,
+) -> Result<(), WalError> {
+    let found = Lsn(u64_at(header, 8));
     let follows = match previous {
         Some(previous) => found == previous,
         None => found < record,
@@ -475,7 +517,7 @@ fn check_record_header(partial: &Partial, previous: Option<Lsn>) -> Result<(), W
         let expected = previous.unwrap_or(record);
         return Err(WalError::PreviousRecord { record, found, expected });
     }
-    let resource_manager = partial.header[17];
+    let resource_manager = header[17];
     if (RMGR_LAST_BUILTIN + 1..RMGR_FIRST_CUSTOM).contains(&resource_manager) {
         return Err(WalError::ResourceManager { record, found: resource_manager });
     }

@@ -1,7 +1,8 @@
 //! WAL as Postgres 14-18 write it: pages, records, and what a record says.
 //!
 //! Bytes arrive in any cut. [`framing`] is the one state machine that knows pages, segments, continuation and the end
-//! of a record; [`RecordScanner`] asks it only where records end, [`Decoder`] makes [`Record`]s of its pieces.
+//! of a record; [`RecordScanner`] asks it only where records end, [`Decoder`] makes [`Record`]s of its pieces, one at a
+//! time or in a [`RecordBatch`].
 //! [`names`] is what Postgres calls resource managers and records. Read `framing.rs` first, then `record.rs`.
 //!
 //! Invariants: nothing here panics, allocates without a bound or loops without consuming on any input, and a position
@@ -12,6 +13,8 @@
 //!
 //! Source of the format: PostgreSQL src/include/access/{xlog_internal.h,xlogrecord.h,xlogdefs.h}.
 
+mod batch;
+mod crc;
 mod decoder;
 mod error;
 pub mod framing;
@@ -26,6 +29,7 @@ mod segment_prefix;
 pub(crate) mod test_wal;
 mod version;
 
+pub use batch::RecordBatch;
 pub use decoder::Decoder;
 pub use error::WalError;
 pub use image::{Compression, Image, ImageScratch};

@@ -226,6 +226,23 @@ impl<'a> Record<'a> {
         Ok(Record { start, end, version, bytes, layout })
     }
 
+    /// The record whose parts `layout` has found before.
+    #[inline]
+    pub(super) fn of_parsed(
+        bytes: &'a [u8],
+        layout: &'a Layout,
+        version: WalVersion,
+        start: Lsn,
+        end: Lsn,
+    ) -> Record<'a> {
+        Record { start, end, version, bytes, layout }
+    }
+
+    /// Where its parts lie.
+    pub(super) fn layout(&self) -> &'a Layout {
+        self.layout
+    }
+
     #[inline]
     fn u32_at(&self, offset: usize) -> u32 {
         let field =
