@@ -61,7 +61,7 @@ pub fn wal(
         .arg("--output")
         .arg(&prefix);
     if device == Device::Modelled {
-        command.args(["--device", "modelled:20:20"]).arg("--directory").arg(memory()?);
+        command.args(["--device", "modelled:20us:20us"]).arg("--directory").arg(memory()?);
     }
     if std::thread::available_parallelism().is_ok_and(|cores| cores.get() > 1) {
         command.args(["--node-cores", "0", "--cores", "1"]);
