@@ -4,7 +4,7 @@ use firn_tests::simulation::consensus::world::run;
 use firn_tests::simulation::runner::Runner;
 
 /// What every batch of seeds must have met.
-const MARKS: [&str; 33] = [
+const MARKS: [&str; 34] = [
     "fault.connection_cut",
     "fault.disk_emptied",
     "fault.disk_full",
@@ -36,6 +36,7 @@ const MARKS: [&str; 33] = [
     "primary.lost_tail",
     "primary.overwrote_half_record",
     "proposer.fenced",
+    "proposer.gave_up",
     "proposer.refused_its_primary",
     "proposer.stopped",
 ];

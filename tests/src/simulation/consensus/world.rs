@@ -34,6 +34,9 @@ const MACHINES_MAX: usize = 3;
 
 /// Messages that every seed delivers at least.
 pub const MESSAGES_MIN: u64 = 5_000;
+/// Steps after which a proposer that does not stream gives up, as relay and fence do after a while: the members may have
+/// changed behind its back since it was greeted, and nobody is left to tell it.
+const ELECTION_STEPS_MAX: u64 = 5_000;
 /// Steps in which a healed cluster must acknowledge everything: some thirty times what it takes.
 const QUIET_STEPS_MAX: u64 = 60_000;
 
@@ -59,6 +62,8 @@ pub struct Actor {
     source: Source,
     /// Whether it may send WAL: its primary was compared with the quorum's log.
     streams: bool,
+    /// The step in which it began.
+    since: u64,
 }
 
 /// Whose WAL a proposer proposes.
@@ -109,6 +114,7 @@ pub struct World {
     proposers: ProposerNumber,
     /// Where the last complete fence ended.
     fenced: Option<Lsn>,
+    steps: u64,
     messages: u64,
     trace: u32,
 }
@@ -176,6 +182,7 @@ impl World {
             checks: Checks::new(start),
             ledger: Ledger::default(),
             proposers: 0,
+            steps: 0,
             messages: 0,
             trace: 0,
         }
@@ -183,6 +190,8 @@ impl World {
 
     /// Lets one thing happen, and checks what must hold.
     pub fn step(&mut self) -> Result<(), Violation> {
+        self.steps += 1;
+        self.give_up();
         match self.random.below(100) {
             share if share < 80 - self.disk_percent => self.deliver()?,
             0..80 => self.flush_some_disk()?,
@@ -200,6 +209,15 @@ impl World {
             _ => self.tick()?,
         }
         self.checks.ledger_holds(&self.ledger)
+    }
+
+    fn give_up(&mut self) {
+        let late = |actor: &Actor| !actor.streams && self.steps - actor.since > ELECTION_STEPS_MAX;
+        let late = self.actors.iter().find(|(_, actor)| late(actor)).map(|(number, _)| *number);
+        if let Some(number) = late {
+            marks::hit("proposer.gave_up");
+            self.stop_proposer(number);
+        }
     }
 
     /// A relay of a machine's present life begins.
@@ -369,7 +387,8 @@ impl World {
             let ids = self.nodes.iter().map(|node| node.id).collect();
             AnyProposer::core(proposal, self.some_membership(), ids, role)
         };
-        self.actors.insert(self.proposers, Actor { proposer, source, streams: false });
+        self.actors
+            .insert(self.proposers, Actor { proposer, source, streams: false, since: self.steps });
     }
 
     fn cut_all_of(&mut self, node: NodeIndex) {
