@@ -44,7 +44,10 @@ pub struct ErrorBody {
 pub struct NodeStatus {
     /// Made once per data directory.
     pub id: NodeId,
-    /// Port of its Postgres-protocol listener; Neon's acceptors do not tell.
+    /// Host under which its Postgres-protocol port is reached; absent = where its HTTP port is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pg_host: Option<String>,
+    /// Its Postgres-protocol port; Neon's acceptors do not tell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pg_port: Option<u16>,
 }

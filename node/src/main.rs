@@ -93,6 +93,7 @@ fn run(arguments: RunArguments) -> anyhow::Result<()> {
     let (listen, http) = arguments.addresses()?;
     let available = std::thread::available_parallelism().map_or(1, usize::from);
     let shards = arguments.shard_count(available)?;
+    let advertised = arguments.advertise.as_deref().map(advertised_address).transpose()?;
     let public_keys = arguments.auth_public_key.as_deref().map(PublicKeys::load).transpose()?;
     let public_keys = public_keys.map(Arc::new);
     let control = server::bind(http).context("--http")?;
@@ -126,13 +127,17 @@ fn run(arguments: RunArguments) -> anyhow::Result<()> {
     })?;
     let node = block_on(|_| starting.wait())??;
 
-    let (host, pg_port) = match &arguments.advertise {
-        Some(advertised) => advertised_address(advertised)?,
-        None => (node.listen.ip().to_string(), node.listen.port()),
+    let (pg_host, pg_port) = match advertised {
+        Some((host, port)) => (Some(host), port),
+        None => {
+            let ip = node.listen.ip();
+            ((!ip.is_unspecified()).then(|| ip.to_string()), node.listen.port())
+        }
     };
     let state = ControlState {
         node: node.node.clone(),
         public_keys,
+        pg_host: pg_host.clone(),
         pg_port,
         unix_time_us: server::unix_time_us,
     };
@@ -142,15 +147,18 @@ fn run(arguments: RunArguments) -> anyhow::Result<()> {
         let ports = PortsFile { node_id, pg: node.listen.to_string(), http: http.to_string() };
         write_ports(path, &ports)?;
     }
-    tracing::info!(%node_id, pg = %node.listen, %host, pg_port, %http, shards, "node serves");
+    tracing::info!(%node_id, pg = %node.listen, pg_host, pg_port, %http, shards, "node serves");
     running.join()?;
     anyhow::bail!("all shards have stopped")
 }
 
 fn advertised_address(text: &str) -> anyhow::Result<(String, u16)> {
     let parsed = text.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse().ok()?)));
-    let (host, port) = parsed.with_context(|| format!("--advertise {text}: expected HOST:PORT"))?;
-    Ok((host.to_string(), port))
+    let (host, port) = parsed
+        .filter(|(host, port): &(&str, u16)| !host.is_empty() && *port != 0)
+        .with_context(|| format!("--advertise {text}: expected HOST:PORT"))?;
+    // Brackets belong to the written form of an IPv6 address only.
+    Ok((host.trim_matches(['[', ']']).to_string(), port))
 }
 
 /// Replaced in one step, so that whoever waits for the file reads a whole one.

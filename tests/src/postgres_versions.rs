@@ -20,6 +20,15 @@ fn find(version: &str) -> Result<PostgresInstall> {
     }
 }
 
+/// The first and the last of those named, for what does not change from one version to the next.
+pub fn outer_postgres_versions() -> Result<Vec<PostgresInstall>> {
+    let mut versions = postgres_versions()?;
+    if versions.len() > 2 {
+        versions.drain(1..versions.len() - 1);
+    }
+    Ok(versions)
+}
+
 /// One version, for tests that need no more: the first of those named.
 pub fn postgres_version() -> Result<PostgresInstall> {
     postgres_versions()?.into_iter().next().context("no Postgres version was named")

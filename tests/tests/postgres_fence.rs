@@ -7,10 +7,16 @@ use std::process::Command;
 use firn_tests::cluster::TestCluster;
 use firn_tests::local::node::NodeOptions;
 use firn_tests::local::postgres::{PostgresServer, run};
-use firn_tests::postgres_versions::postgres_version;
+use firn_tests::local::postgres_install::PostgresInstall;
+use firn_tests::postgres_versions::{outer_postgres_versions, postgres_version, postgres_versions};
+use firn_tools::client::NodeClient;
 
 fn cluster() -> TestCluster {
-    TestCluster::start(postgres_version().unwrap(), &NodeOptions::default()).unwrap()
+    cluster_of(postgres_version().unwrap())
+}
+
+fn cluster_of(install: PostgresInstall) -> TestCluster {
+    TestCluster::start(install, &NodeOptions::default()).unwrap()
 }
 
 /// Copies a stopped server's directory.
@@ -21,45 +27,81 @@ fn copy(cluster: &TestCluster, from: &PostgresServer, to: &str) {
 
 #[test]
 fn a_rebuild_stops_an_old_primary_and_its_relay_that_still_run() {
-    let mut cluster = cluster();
-    cluster.postgres.base_backup(&cluster.path("base")).unwrap();
-    cluster.commit("INSERT INTO t VALUES (1)").unwrap();
+    for install in postgres_versions().unwrap() {
+        let mut cluster = cluster_of(install);
+        cluster.postgres.base_backup(&cluster.path("base")).unwrap();
+        cluster.commit("INSERT INTO t VALUES (1)").unwrap();
 
-    let rebuilt = cluster.rebuild("base", "rebuilt").unwrap();
-    let in_vain = cluster.begin_commit("INSERT INTO t VALUES (2)").unwrap();
-    cluster.wait_for_relay_end().unwrap();
-    cluster.wait_for_waiting_commits(1).unwrap();
-    assert_eq!(rebuilt.sql("SELECT id FROM t").unwrap(), "1");
+        let rebuilt = cluster.rebuild("base", "rebuilt").unwrap();
+        let in_vain = cluster.begin_commit("INSERT INTO t VALUES (2)").unwrap();
+        cluster.wait_for_relay_end().unwrap();
+        cluster.wait_for_waiting_commits(1).unwrap();
+        assert_eq!(rebuilt.sql("SELECT id FROM t").unwrap(), "1");
 
-    // The new primary goes on where the fence was, and the old one's relay stays out.
-    let mut new_relay = cluster.relay_from(&rebuilt, "new-relay.log");
-    new_relay.start().unwrap();
-    drop(in_vain);
-    cluster.postgres = rebuilt;
-    cluster.relay = new_relay;
-    cluster.commit("INSERT INTO t VALUES (3)").unwrap();
+        // The new primary goes on where the fence was, and the old one's relay stays out.
+        let mut new_relay = cluster.relay_from(&rebuilt, "new-relay.log");
+        new_relay.start().unwrap();
+        drop(in_vain);
+        cluster.postgres = rebuilt;
+        cluster.relay = new_relay;
+        cluster.commit("INSERT INTO t VALUES (3)").unwrap();
+    }
 }
 
 #[test]
 fn a_rebuilt_primary_can_be_rebuilt_again() {
+    for install in outer_postgres_versions().unwrap() {
+        let mut cluster = cluster_of(install);
+        cluster.postgres.base_backup(&cluster.path("base")).unwrap();
+        cluster.commit("INSERT INTO t VALUES (1)").unwrap();
+        cluster.postgres.kill().unwrap();
+        cluster.relay.kill().unwrap();
+
+        // Each rebuild begins a Postgres timeline; the nodes name its WAL by it and keep the history.
+        for (round, (base, to)) in [("base", "second"), ("base", "third")].into_iter().enumerate() {
+            let rebuilt = cluster.rebuild(base, to).unwrap();
+            cluster.relay = cluster.relay_from(&rebuilt, &format!("relay-{to}.log"));
+            cluster.postgres = rebuilt;
+            cluster.relay.start().unwrap();
+            cluster.commit(&format!("INSERT INTO t VALUES ({})", round + 2)).unwrap();
+            let ids = cluster.postgres.sql("SELECT string_agg(id::text, ',' ORDER BY id) FROM t");
+            assert_eq!(ids.unwrap(), ["1,2", "1,2,3"][round]);
+            cluster.postgres.kill().unwrap();
+            cluster.relay.kill().unwrap();
+        }
+    }
+}
+
+/// Two of three nodes learn of the primary's second Postgres timeline; the third one runs the fence.
+#[test]
+fn a_fence_knows_the_postgres_timelines_that_its_own_node_was_never_told() {
     let mut cluster = cluster();
     cluster.postgres.base_backup(&cluster.path("base")).unwrap();
     cluster.commit("INSERT INTO t VALUES (1)").unwrap();
     cluster.postgres.kill().unwrap();
     cluster.relay.kill().unwrap();
+    let rebuilt = cluster.rebuild("base", "second").unwrap();
+    cluster.nodes[0].kill().unwrap();
+    cluster.relay = cluster.relay_from(&rebuilt, "relay-second.log");
+    cluster.postgres = rebuilt;
+    cluster.relay.start().unwrap();
+    cluster.commit("INSERT INTO t VALUES (2)").unwrap();
+    cluster.postgres.kill().unwrap();
+    cluster.relay.kill().unwrap();
 
-    // Each rebuild begins a Postgres timeline; the nodes name its WAL by it and keep the history.
-    for (round, (base, to)) in [("base", "second"), ("base", "third")].into_iter().enumerate() {
-        let rebuilt = cluster.rebuild(base, to).unwrap();
-        cluster.relay = cluster.relay_from(&rebuilt, &format!("relay-{to}.log"));
-        cluster.postgres = rebuilt;
-        cluster.relay.start().unwrap();
-        cluster.commit(&format!("INSERT INTO t VALUES ({})", round + 2)).unwrap();
-        let ids = cluster.postgres.sql("SELECT string_agg(id::text, ',' ORDER BY id) FROM t");
-        assert_eq!(ids.unwrap(), ["1,2", "1,2,3"][round]);
-        cluster.postgres.kill().unwrap();
-        cluster.relay.kill().unwrap();
-    }
+    cluster.nodes[0].start().unwrap();
+    let fencing = cluster.nodes[0].url().unwrap();
+    let client = NodeClient::new(&fencing, None);
+    assert_eq!(client.wal_file(cluster.key, "00000002.history").unwrap(), None);
+    let fenced = cluster.run_firn(&["timeline", "fence", "--json", "--nodes", &fencing]).unwrap();
+    let fenced: serde_json::Value = serde_json::from_str(&fenced).unwrap();
+    assert_eq!(fenced["postgres_timeline"], 2, "{fenced}");
+    assert!(client.wal_file(cluster.key, "00000002.history").unwrap().is_some());
+
+    let rebuilt = cluster.rebuild("base", "third").unwrap();
+    assert_eq!(rebuilt.sql("SELECT string_agg(id::text, ',' ORDER BY id) FROM t").unwrap(), "1,2");
+    let timeline = "SELECT timeline_id FROM pg_control_checkpoint()";
+    assert_eq!(rebuilt.sql(timeline).unwrap(), "3");
 }
 
 #[test]

@@ -6,7 +6,7 @@ use firn_tests::cluster::{LIMIT, TestCluster};
 use firn_tests::local::node::NodeOptions;
 use firn_tests::local::postgres::PostgresServer;
 use firn_tests::local::process::{Process, free_port, log_tail};
-use firn_tests::postgres_versions::postgres_version;
+use firn_tests::postgres_versions::{outer_postgres_versions, postgres_version};
 use firn_tools::clock::wait_until;
 
 /// A primary started by `firn postgres run`.
@@ -64,37 +64,39 @@ fn attach_and_commit(cluster: &mut TestCluster, primary: &SingleUse, sql: &str) 
 
 #[test]
 fn a_directory_is_used_once_whatever_ended_it() {
-    let install = postgres_version().unwrap();
-    let mut cluster = TestCluster::start(install, &NodeOptions::default()).unwrap();
-    cluster.postgres.base_backup(&cluster.path("base")).unwrap();
-    cluster.commit("INSERT INTO t VALUES (1)").unwrap();
-    cluster.postgres.kill().unwrap();
-    cluster.relay.kill().unwrap();
+    for install in outer_postgres_versions().unwrap() {
+        let mut cluster = TestCluster::start(install, &NodeOptions::default()).unwrap();
+        cluster.postgres.base_backup(&cluster.path("base")).unwrap();
+        cluster.commit("INSERT INTO t VALUES (1)").unwrap();
+        cluster.postgres.kill().unwrap();
+        cluster.relay.kill().unwrap();
 
-    // A backend that is killed ends the whole server.
-    let mut primary = run_single_use(&cluster, "first");
-    attach_and_commit(&mut cluster, &primary, "INSERT INTO t VALUES (2)");
-    let suicide = psql(&cluster, &primary, "COPY (SELECT 1) TO PROGRAM 'kill -9 $PPID'").output();
-    assert!(!suicide.unwrap().status.success());
-    let ended = wait_until(LIMIT, || primary.process.ended()).unwrap();
-    assert!(ended.is_some(), "the server goes on without its backend");
-    cluster.relay.kill().unwrap();
+        // A backend that is killed ends the whole server.
+        let mut primary = run_single_use(&cluster, "first");
+        attach_and_commit(&mut cluster, &primary, "INSERT INTO t VALUES (2)");
+        let suicide =
+            psql(&cluster, &primary, "COPY (SELECT 1) TO PROGRAM 'kill -9 $PPID'").output();
+        assert!(!suicide.unwrap().status.success());
+        let ended = wait_until(LIMIT, || primary.process.ended()).unwrap();
+        assert!(ended.is_some(), "the server goes on without its backend");
+        cluster.relay.kill().unwrap();
 
-    // The directory is not started again.
-    let (base, first) = (cluster.path("base"), cluster.path("first"));
-    let again =
-        ["postgres", "run", "--base", base.to_str().unwrap(), "--to", first.to_str().unwrap()];
-    let refused = cluster.run_firn(&again).unwrap_err().to_string();
-    assert!(refused.contains("must not be started again"), "{refused}");
+        // The directory is not started again.
+        let (base, first) = (cluster.path("base"), cluster.path("first"));
+        let again =
+            ["postgres", "run", "--base", base.to_str().unwrap(), "--to", first.to_str().unwrap()];
+        let refused = cluster.run_firn(&again).unwrap_err().to_string();
+        assert!(refused.contains("must not be started again"), "{refused}");
 
-    // The next one, from another rebuild, has everything; its postmaster is killed.
-    let mut primary = run_single_use(&cluster, "second");
-    attach_and_commit(&mut cluster, &primary, "INSERT INTO t VALUES (3)");
-    primary.process.kill().unwrap();
-    cluster.relay.kill().unwrap();
+        // The next one, from another rebuild, has everything; its postmaster is killed.
+        let mut primary = run_single_use(&cluster, "second");
+        attach_and_commit(&mut cluster, &primary, "INSERT INTO t VALUES (3)");
+        primary.process.kill().unwrap();
+        cluster.relay.kill().unwrap();
 
-    let rebuilt = cluster.rebuild("base", "third").unwrap();
-    assert_eq!(rebuilt.sql("SELECT count(*), max(id) FROM t").unwrap(), "3|3");
+        let rebuilt = cluster.rebuild("base", "third").unwrap();
+        assert_eq!(rebuilt.sql("SELECT count(*), max(id) FROM t").unwrap(), "3|3");
+    }
 }
 
 #[test]

@@ -10,13 +10,18 @@ use std::process::Command;
 use firn_tests::cluster::{LIMIT, TestCluster};
 use firn_tests::local::node::NodeOptions;
 use firn_tests::local::postgres::{PostgresServer, run};
+use firn_tests::local::postgres_install::PostgresInstall;
 use firn_tests::local::relay::RelayProcess;
-use firn_tests::postgres_versions::{postgres_version, postgres_versions};
+use firn_tests::postgres_versions::{outer_postgres_versions, postgres_version, postgres_versions};
 use firn_tools::client::NodeClient;
 use firn_tools::clock::wait_until;
 
 fn cluster() -> TestCluster {
-    TestCluster::start(postgres_version().unwrap(), &NodeOptions::default()).unwrap()
+    cluster_of(postgres_version().unwrap())
+}
+
+fn cluster_of(install: PostgresInstall) -> TestCluster {
+    TestCluster::start(install, &NodeOptions::default()).unwrap()
 }
 
 fn insert(cluster: &mut TestCluster, id: u32) {
@@ -56,23 +61,25 @@ fn small_segments_are_followed_too() {
 
 #[test]
 fn a_killed_relay_and_a_killed_primary_come_back() {
-    let mut cluster = cluster();
-    insert(&mut cluster, 1);
-    cluster.relay.kill().unwrap();
-    let waiting = cluster.begin_commit("INSERT INTO t VALUES (2)").unwrap();
-    cluster.wait_for_waiting_commits(1).unwrap();
-    cluster.relay.start().unwrap();
-    cluster.finish_commit(waiting).unwrap();
-    for id in 3..6 {
-        // Leaves half a record behind as often as not.
-        let big = "INSERT INTO t SELECT generate_series(1000000, 1200000); ROLLBACK";
-        let mut working = cluster.begin_commit(&format!("BEGIN; {big}")).unwrap();
-        cluster.postgres.kill().unwrap();
-        working.kill().unwrap();
-        cluster.postgres.start().unwrap();
-        insert(&mut cluster, id);
+    for install in outer_postgres_versions().unwrap() {
+        let mut cluster = cluster_of(install);
+        insert(&mut cluster, 1);
+        cluster.relay.kill().unwrap();
+        let waiting = cluster.begin_commit("INSERT INTO t VALUES (2)").unwrap();
+        cluster.wait_for_waiting_commits(1).unwrap();
+        cluster.relay.start().unwrap();
+        cluster.finish_commit(waiting).unwrap();
+        for id in 3..6 {
+            // Leaves half a record behind as often as not.
+            let big = "INSERT INTO t SELECT generate_series(1000000, 1200000); ROLLBACK";
+            let mut working = cluster.begin_commit(&format!("BEGIN; {big}")).unwrap();
+            cluster.postgres.kill().unwrap();
+            working.kill().unwrap();
+            cluster.postgres.start().unwrap();
+            insert(&mut cluster, id);
+        }
+        assert_eq!(count(&cluster), 5);
     }
-    assert_eq!(count(&cluster), 5);
 }
 
 #[test]
@@ -147,56 +154,60 @@ fn catch_up(cluster: &TestCluster, standby: &PostgresServer) {
 
 #[test]
 fn a_promoted_standby_is_followed_when_nothing_committed_is_missing() {
-    let mut cluster = cluster();
-    insert(&mut cluster, 1);
-    let promoted = standby(&cluster);
-    cluster.postgres.kill().unwrap();
-    cluster.relay.kill().unwrap();
-    promoted.sql("SELECT pg_promote()").unwrap();
-    cluster.relay = cluster.relay_from(&promoted, "promoted.log");
-    cluster.postgres = promoted;
-    cluster.relay.start().unwrap();
-    insert(&mut cluster, 2);
-    cluster.relay.kill().unwrap();
-    cluster.relay.start().unwrap();
-    insert(&mut cluster, 3);
-    assert_eq!(count(&cluster), 3);
-    for node in &cluster.nodes {
-        let client = NodeClient::new(&node.url().unwrap(), None);
-        let history = client.wal_file(cluster.key, "00000002.history").unwrap();
-        let history = String::from_utf8(history.expect("the node knows the switch")).unwrap();
-        assert!(history.starts_with("1\t"), "{history}");
+    for install in postgres_versions().unwrap() {
+        let mut cluster = cluster_of(install);
+        insert(&mut cluster, 1);
+        let promoted = standby(&cluster);
+        cluster.postgres.kill().unwrap();
+        cluster.relay.kill().unwrap();
+        promoted.sql("SELECT pg_promote()").unwrap();
+        cluster.relay = cluster.relay_from(&promoted, "promoted.log");
+        cluster.postgres = promoted;
+        cluster.relay.start().unwrap();
+        insert(&mut cluster, 2);
+        cluster.relay.kill().unwrap();
+        cluster.relay.start().unwrap();
+        insert(&mut cluster, 3);
+        assert_eq!(count(&cluster), 3);
+        for node in &cluster.nodes {
+            let client = NodeClient::new(&node.url().unwrap(), None);
+            let history = client.wal_file(cluster.key, "00000002.history").unwrap();
+            let history = String::from_utf8(history.expect("the node knows the switch")).unwrap();
+            assert!(history.starts_with("1\t"), "{history}");
+        }
     }
 }
 
 #[test]
 fn wal_that_no_quorum_has_gives_way_to_a_promoted_standby() {
-    let mut cluster = cluster();
-    insert(&mut cluster, 1);
-    let promoted = standby(&cluster);
-    cluster.nodes[1].kill().unwrap();
-    cluster.nodes[2].kill().unwrap();
-    catch_up(&cluster, &promoted);
-    promoted.sql("SELECT pg_promote()").unwrap();
-    let mut lost = cluster.begin_commit("INSERT INTO t VALUES (99)").unwrap();
-    cluster.wait_for_waiting_commits(1).unwrap();
-    let end = cluster.postgres.sql("SELECT pg_current_wal_flush_lsn()").unwrap();
-    let client = NodeClient::new(&cluster.nodes[0].url().unwrap(), None);
-    let end = end.parse().unwrap();
-    let has_it = || Ok((client.timeline(cluster.key)?.flush_lsn >= end).then_some(()));
-    wait_until(LIMIT, has_it).unwrap().unwrap();
-    cluster.relay.kill().unwrap();
-    cluster.postgres.kill().unwrap();
-    lost.kill().unwrap();
+    for install in outer_postgres_versions().unwrap() {
+        let mut cluster = cluster_of(install);
+        insert(&mut cluster, 1);
+        let promoted = standby(&cluster);
+        cluster.nodes[1].kill().unwrap();
+        cluster.nodes[2].kill().unwrap();
+        catch_up(&cluster, &promoted);
+        promoted.sql("SELECT pg_promote()").unwrap();
+        let mut lost = cluster.begin_commit("INSERT INTO t VALUES (99)").unwrap();
+        cluster.wait_for_waiting_commits(1).unwrap();
+        let end = cluster.postgres.sql("SELECT pg_current_wal_flush_lsn()").unwrap();
+        let client = NodeClient::new(&cluster.nodes[0].url().unwrap(), None);
+        let end = end.parse().unwrap();
+        let has_it = || Ok((client.timeline(cluster.key)?.flush_lsn >= end).then_some(()));
+        wait_until(LIMIT, has_it).unwrap().unwrap();
+        cluster.relay.kill().unwrap();
+        cluster.postgres.kill().unwrap();
+        lost.kill().unwrap();
 
-    cluster.nodes[1].start().unwrap();
-    cluster.nodes[2].start().unwrap();
-    cluster.relay = cluster.relay_from(&promoted, "promoted.log");
-    cluster.postgres = promoted;
-    cluster.relay.start().unwrap();
-    insert(&mut cluster, 2);
-    cluster.wait_for_relay_line("cutting WAL that no quorum has").unwrap();
-    assert_eq!(count(&cluster), 2, "the unacknowledged row is gone");
+        cluster.nodes[1].start().unwrap();
+        cluster.nodes[2].start().unwrap();
+        cluster.relay = cluster.relay_from(&promoted, "promoted.log");
+        cluster.postgres = promoted;
+        cluster.relay.start().unwrap();
+        insert(&mut cluster, 2);
+        cluster.wait_for_relay_line("cutting WAL that no quorum has").unwrap();
+        assert_eq!(count(&cluster), 2, "the unacknowledged row is gone");
+    }
 }
 
 #[test]

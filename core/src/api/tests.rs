@@ -18,7 +18,7 @@ fn absent_optional_fields_are_taken_as_absent() {
     assert_eq!((create.system_id, create.wal_seg_size, create.commit_lsn), (None, None, None));
     assert_eq!(serde_json::from_str::<TermBump>("{}").unwrap(), TermBump { term: None });
     assert_eq!(
-        serde_json::to_string(&NodeStatus { id: NodeId(7), pg_port: None }).unwrap(),
+        serde_json::to_string(&NodeStatus { id: NodeId(7), pg_host: None, pg_port: None }).unwrap(),
         r#"{"id":7}"#
     );
 }

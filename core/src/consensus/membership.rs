@@ -21,6 +21,16 @@ pub struct Member {
     pub pg_port: u16,
 }
 
+impl Member {
+    /// Where its Postgres-protocol port is reached: `host:port`, an IPv6 address in brackets.
+    pub fn address(&self) -> String {
+        match self.host.contains(':') {
+            true => format!("[{}]:{}", self.host, self.pg_port),
+            false => format!("{}:{}", self.host, self.pg_port),
+        }
+    }
+}
+
 /// A membership configuration. While `new_members` is there (a joint configuration) a quorum is a majority of
 /// `members` *and* a majority of `new_members`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]

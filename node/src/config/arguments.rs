@@ -51,7 +51,7 @@ pub struct RunArguments {
     /// Token that this node shows to other acceptors [env: FIRN_AUTH_TOKEN]
     #[arg(long, value_name = "JWT", env = "FIRN_AUTH_TOKEN", hide_env_values = true)]
     pub auth_token: Option<String>,
-    /// Address under which others reach the Postgres-protocol port [default: what it listens on]
+    /// Where others reach the Postgres-protocol port: what firn tells relays and members [default: what it listens on]
     #[arg(long, value_name = "HOST:PORT")]
     pub advertise: Option<String>,
     /// Number of the node: chosen at random for a new data directory, compared with that of an old one

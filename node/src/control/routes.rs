@@ -51,7 +51,11 @@ pub fn router(state: ControlState) -> Router {
 }
 
 async fn status(State(state): State<ControlState>) -> Json<NodeStatus> {
-    Json(NodeStatus { id: state.node.node_id(), pg_port: Some(state.pg_port) })
+    Json(NodeStatus {
+        id: state.node.node_id(),
+        pg_host: state.pg_host.clone(),
+        pg_port: Some(state.pg_port),
+    })
 }
 
 async fn utilization(

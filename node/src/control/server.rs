@@ -31,7 +31,9 @@ pub struct ControlState {
     pub node: NodeHandle,
     /// Keys of valid tokens; absent = everyone may do everything.
     pub public_keys: Option<Arc<PublicKeys>>,
-    /// Port under which others reach the Postgres-protocol port.
+    /// Host under which others reach the Postgres-protocol port; none when it is every address of the machine.
+    pub pg_host: Option<String>,
+    /// Its port there.
     pub pg_port: u16,
     /// The wall clock, for the expiry of tokens.
     pub unix_time_us: fn() -> i64,

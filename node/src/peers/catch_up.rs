@@ -13,7 +13,6 @@ use futures_util::future::{Either, select};
 use futures_util::stream::{self, StreamExt};
 
 use crate::shard::Shard;
-use crate::shard::campaign::address;
 use crate::shard::timeline::Timeline;
 use crate::wal_service::client::AcceptorClient;
 
@@ -132,7 +131,7 @@ async fn connect(
     member: &Member,
 ) -> Result<AcceptorClient, String> {
     let token = shard.options().auth_token.as_deref();
-    let address = address(member);
+    let address = member.address();
     let key = Some(timeline.key());
     let client = AcceptorClient::connect(shard.runtime(), &address, key, "firn-catch-up", token);
     client.await.map_err(|error| error.to_string())

@@ -14,7 +14,6 @@ use crate::peers::POSITIONS_MAX;
 use crate::peers::table::PositionTable;
 use crate::runtime::{Task, TaskClass};
 use crate::shard::Shard;
-use crate::shard::campaign::address;
 use crate::shard::request::Request;
 use crate::wal_service::client::AcceptorClient;
 
@@ -99,7 +98,7 @@ impl Exchange {
     ) -> Result<std::convert::Infallible, String> {
         let peer = member.id;
         let token = shard.options().auth_token.as_deref();
-        let address = address(member);
+        let address = member.address();
         let client =
             AcceptorClient::connect(shard.runtime(), &address, None, "firn-peer", token).await;
         let mut client = client.map_err(|error| error.to_string())?;

@@ -87,16 +87,13 @@ impl Survey {
         let has_answered =
             |id: NodeId| found.iter().any(|(_, (greeting, _))| greeting.node_id == id);
         let joined = membership.all().filter(|member| !has_answered(member.id));
-        let mut joined: Vec<String> =
-            joined.map(|member| format!("{}:{}", member.host, member.pg_port)).collect();
+        let mut joined: Vec<String> = joined.map(|member| member.address()).collect();
         joined.sort();
         joined.dedup();
         joined.retain(|address| !options.addresses.contains(address));
         ask_all(runtime, options, primary, &joined, &mut found, &mut reasons).await;
-        let mut addresses: BTreeMap<NodeId, String> = membership
-            .all()
-            .map(|member| (member.id, format!("{}:{}", member.host, member.pg_port)))
-            .collect();
+        let mut addresses: BTreeMap<NodeId, String> =
+            membership.all().map(|member| (member.id, member.address())).collect();
         let mut members = BTreeMap::new();
         for (address, (greeting, position)) in found {
             let node = greeting.node_id;

@@ -1,7 +1,8 @@
 //! A proposer that runs inside the node, beside the timeline's acceptor, without a primary: a fence or a re-seed.
 //!
 //! It reaches the members, this node among them, through their Postgres ports, so its effect is that of any proposer.
-//! Members that it writes to and that lack a part of the log get it from the member that had most, the donor.
+//! Members that it writes to and that lack a part of the log get it from the member that had most, the donor; and before
+//! any of it, as from a relay, the donor's history of Postgres timelines: who has bytes knows under which name they go.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -9,6 +10,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use firn_core::consensus::membership::{Member, Membership};
+use firn_core::consensus::postgres_history::PostgresHistory;
 use firn_core::consensus::proposer::{Action, Next, Proposer, ProposerConfig, Role, StopReason};
 use firn_core::types::{Lsn, NodeId, SystemId, Term};
 use firn_core::wire::postgres::message::Encode;
@@ -26,13 +28,14 @@ const TICK_INTERVAL: Duration = Duration::from_millis(500);
 /// Nothing comes forward for this long: votes take milliseconds, an append to a slow disk seconds.
 const STALL_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Runs one proposer to its end. `Err`: it got nowhere; what went wrong with each member.
+/// Runs one proposer to its end; with the history of Postgres timelines of the log that it chose, once it told any.
+/// `Err`: it got nowhere; what went wrong with each member.
 pub(super) async fn run(
     shard: &Shard,
     timeline: &Rc<Timeline>,
     membership: Membership,
     role: Role,
-) -> Result<StopReason, String> {
+) -> Result<(StopReason, Option<PostgresHistory>), String> {
     let mut members: Vec<Member> = membership.all().cloned().collect();
     members.sort_by_key(|member| member.id);
     members.dedup_by_key(|member| member.id);
@@ -51,8 +54,9 @@ pub(super) async fn run(
             Role::Reseed { node, .. } => Some(node),
             Role::Stream { .. } | Role::Fence => None,
         },
-        addresses: members.iter().map(|member| (member.id, address(member))).collect(),
+        addresses: members.iter().map(|member| (member.id, member.address())).collect(),
         proposer: RefCell::new(Proposer::new(config)),
+        history: RefCell::new(None),
         changed: Notify::new(),
         steps: Cell::new(0),
         stopped: Cell::new(None),
@@ -61,20 +65,13 @@ pub(super) async fn run(
     let talking = join_all(members.iter().map(|member| campaign.talk(member.id)));
     let beside = select(Box::pin(campaign.tick()), Box::pin(campaign.watch_for_stall()));
     select(Box::pin(talking), beside).await;
-    campaign.stopped.take().ok_or_else(|| {
+    let stopped = campaign.stopped.take();
+    stopped.map(|reason| (reason, campaign.history.take())).ok_or_else(|| {
         let errors = campaign.errors.borrow();
         let reasons: Vec<String> =
             errors.iter().map(|(node, reason)| format!("node {node}: {reason}")).collect();
         if reasons.is_empty() { "no answers".into() } else { reasons.join("; ") }
     })
-}
-
-/// `host:port` of a member's Postgres port.
-pub(crate) fn address(member: &Member) -> String {
-    match member.host.contains(':') {
-        true => format!("[{}]:{}", member.host, member.pg_port),
-        false => format!("{}:{}", member.host, member.pg_port),
-    }
 }
 
 /// A proposer and its connections; owned by the request's task.
@@ -85,6 +82,8 @@ struct Campaign<'a> {
     reseeds: Option<NodeId>,
     addresses: BTreeMap<NodeId, String>,
     proposer: RefCell<Proposer>,
+    /// The donor's, once it was asked.
+    history: RefCell<Option<PostgresHistory>>,
     /// After every event, since it may give any member something to be sent.
     changed: Notify,
     /// Messages received so far: whether anything comes forward.
@@ -181,6 +180,11 @@ impl Campaign<'_> {
                 let next = self.proposer.borrow_mut().next(node);
                 let message = match next.map_err(|action| format!("{action:?}"))? {
                     None => break,
+                    Some(Next::Message(message @ ProposerMessage::Elected(_))) => {
+                        sender.send_all(encoded(&message)).await.0.map_err(|e| e.to_string())?;
+                        self.tell_history(node).await?;
+                        continue;
+                    }
                     Some(Next::Message(message)) => encoded(&message),
                     Some(Next::Wal { begin, end }) => {
                         let wal = self.read_from_donor(&mut donor, begin, end).await?;
@@ -196,6 +200,33 @@ impl Campaign<'_> {
             }
             changed.await;
         }
+    }
+
+    /// Tells a member the donor's history. One that knows better stays with what it knows: names of WAL files must not
+    /// keep a fence from its end.
+    async fn tell_history(&self, node: NodeId) -> Result<(), String> {
+        let (history, term) = (self.donor_history().await?, self.proposer.borrow().term());
+        let mut client = self.connect(node).await.map_err(|error| error.to_string())?;
+        match client.set_postgres_history(term, &history).await {
+            Err(error @ ClientError::Refused { .. }) => {
+                tracing::warn!(%node, %error, "a member keeps its history of Postgres timelines");
+                Ok(())
+            }
+            told => told.map_err(|error| error.to_string()),
+        }
+    }
+
+    async fn donor_history(&self) -> Result<PostgresHistory, String> {
+        if let Some(history) = &*self.history.borrow() {
+            return Ok(history.clone());
+        }
+        let donor = self.proposer.borrow().donor();
+        let donor = donor.ok_or("there is no donor before the election")?;
+        let text = |error: ClientError| format!("donor {donor}: {error}");
+        let mut client = self.connect(donor).await.map_err(text)?;
+        let history = client.postgres_history().await.map_err(text)?;
+        *self.history.borrow_mut() = Some(history.clone());
+        Ok(history)
     }
 
     async fn receive(&self, node: NodeId, client: &mut AcceptorClient) -> Result<(), String> {

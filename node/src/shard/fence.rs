@@ -4,13 +4,11 @@
 use std::time::Duration;
 
 use firn_core::api::Fenced;
-use firn_core::consensus::membership::Membership;
 use firn_core::consensus::proposer::{Role, StopReason};
-use firn_core::types::{Generation, Lsn, Term, TimelineKey};
+use firn_core::types::{Generation, TimelineKey};
 use futures_util::future::{Either, select};
 
 use crate::shard::request::ManagementError;
-use crate::shard::timeline::Timeline;
 use crate::shard::{Shard, campaign};
 
 /// Longest time for a fence: an election takes milliseconds, copying the tail to a majority seconds.
@@ -38,10 +36,18 @@ pub(super) async fn run(shard: &Shard, key: TimelineKey) -> Result<Fenced, Manag
         let no_quorum = |reasons| {
             ManagementError::Unavailable(format!("no quorum of the members agreed: {reasons}"))
         };
-        match ended.map_err(no_quorum)? {
+        let (reason, history) = ended.map_err(no_quorum)?;
+        match reason {
             StopReason::Fenced { lsn, term } => {
                 tracing::info!(%lsn, %term, "fenced");
-                return Ok(fenced(&timeline, membership, lsn, term, commit_lsn));
+                return Ok(Fenced {
+                    lsn,
+                    term,
+                    commit_lsn,
+                    mconf: membership,
+                    pg_info: timeline.status().pg_info,
+                    postgres_timeline: history.map(|history| history.timeline_at(lsn)),
+                });
             }
             StopReason::Membership { membership: newer } => membership = newer,
             reason @ (StopReason::HigherTerm { .. } | StopReason::Reseeded { .. }) => {
@@ -50,15 +56,4 @@ pub(super) async fn run(shard: &Shard, key: TimelineKey) -> Result<Fenced, Manag
         }
     }
     Err(ManagementError::Unavailable(format!("the membership of timeline {key} keeps changing")))
-}
-
-fn fenced(timeline: &Timeline, mconf: Membership, lsn: Lsn, term: Term, commit_lsn: Lsn) -> Fenced {
-    Fenced {
-        lsn,
-        term,
-        commit_lsn,
-        mconf,
-        pg_info: timeline.status().pg_info,
-        postgres_timeline: Some(timeline.postgres_timeline_at(lsn)),
-    }
 }

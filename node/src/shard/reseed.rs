@@ -119,7 +119,8 @@ async fn reseed(shard: &Shard, timeline: &Rc<Timeline>) -> Result<(), String> {
             return Err(format!("this node is not a member any more in generation {generation}"));
         }
         let role = Role::Reseed { node, known_term };
-        match campaign::run(shard, timeline, membership.clone(), role).await {
+        let ended = campaign::run(shard, timeline, membership.clone(), role).await;
+        match ended.map(|(reason, _)| reason) {
             Ok(StopReason::Reseeded { lsn, term }) => {
                 tracing::info!(%lsn, %term, "everything that can have been committed is here");
                 if !lsn.is_valid() {

@@ -2,12 +2,14 @@
 
 use std::io;
 
+use firn_core::consensus::postgres_history::PostgresHistory;
 use firn_core::types::{Lsn, Term, TimelineKey};
 use firn_core::wire::postgres::message::{Backend, Encode, MessageError};
 use firn_core::wire::postgres::startup::encode_startup;
 use thiserror::Error;
 
 use crate::runtime::{Runtime, Stream};
+use crate::wal_service::command;
 use crate::wal_service::receive::{ReceiveError, Received};
 
 /// Why another acceptor could not be talked to.
@@ -96,24 +98,39 @@ impl AcceptorClient {
         self.start_copy(&format!("START_REPLICATION PHYSICAL {start}{term}")).await
     }
 
-    /// Runs a command whose answer is one text.
+    /// Runs a command: the last row's first value, empty when the answer has none.
     pub async fn ask(&mut self, command: &str) -> Result<String, ClientError> {
         let mut query = Vec::new();
         query.query(command);
         self.stream.send_all(query).await.0?;
-        let mut answer = None;
+        let mut answer = String::new();
         loop {
             match self.next_message().await? {
                 Backend::DataRow(row) => {
-                    answer = row.into_iter().next().flatten().map(str::to_string);
+                    answer = row.into_iter().next().flatten().unwrap_or_default().to_string();
                 }
-                Backend::ReadyForQuery => {
-                    return answer.ok_or_else(|| ClientError::Unexpected("no row".to_string()));
-                }
+                Backend::ReadyForQuery => return Ok(answer),
                 Backend::Other(_) => {}
                 other => return Err(unexpected(&other)),
             }
         }
+    }
+
+    /// Which Postgres timelines wrote its log.
+    pub async fn postgres_history(&mut self) -> Result<PostgresHistory, ClientError> {
+        let row = self.ask("POSTGRES_HISTORY").await?;
+        let history = serde_json::from_str::<PostgresHistory>(&row).ok();
+        let history = history.filter(|history| history.validate().is_ok());
+        history.ok_or_else(|| ClientError::Unexpected(echo(&row)))
+    }
+
+    /// Tells it which Postgres timelines wrote the log, as the elected proposer of `term`.
+    pub async fn set_postgres_history(
+        &mut self,
+        term: Term,
+        history: &PostgresHistory,
+    ) -> Result<(), ClientError> {
+        self.ask(&command::set_postgres_history(term, history)).await.map(drop)
     }
 
     /// Runs a command that turns the connection into a stream in both directions.
@@ -159,7 +176,9 @@ impl AcceptorClient {
 
 fn unexpected(message: &Backend<'_>) -> ClientError {
     // A debug text of a data message would be as long as its WAL.
-    let mut text = format!("{message:?}");
-    text.truncate(text.floor_char_boundary(80));
-    ClientError::Unexpected(text)
+    ClientError::Unexpected(echo(&format!("{message:?}")))
+}
+
+fn echo(text: &str) -> String {
+    text[..text.floor_char_boundary(80)].to_string()
 }

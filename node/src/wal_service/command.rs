@@ -29,6 +29,8 @@ pub enum Command {
         /// The history.
         history: PostgresHistory,
     },
+    /// Firn's own, from a fence: asks for what the last relay told.
+    PostgresHistory,
     /// Tells about the cluster.
     IdentifySystem,
     /// Tells positions.
@@ -69,6 +71,8 @@ pub fn parse(text: &str) -> Result<Command, CommandError> {
         parse_replication(rest).ok_or_else(|| malformed("START_REPLICATION"))
     } else if let Some(rest) = text.strip_prefix("SET_POSTGRES_HISTORY") {
         parse_history(rest).ok_or_else(|| malformed("SET_POSTGRES_HISTORY"))
+    } else if text.starts_with("POSTGRES_HISTORY") {
+        Ok(Command::PostgresHistory)
     } else if text.starts_with("IDENTIFY_SYSTEM") {
         Ok(Command::IdentifySystem)
     } else if let Some(rest) = text.strip_prefix("EXCHANGE_POSITIONS ") {

@@ -239,6 +239,7 @@ impl Session {
                         }
                     }
                 }
+                Ok((Command::PostgresHistory, key)) => self.postgres_history(key, &mut answer),
                 Ok((Command::SetDatestyle, _)) => answer.command_complete("SELECT 1"),
                 Ok((Command::IdentifySystem, key)) => self.identify_system(key, &mut answer),
                 Ok((Command::TimelineStatus, key)) => self.timeline_status(key, &mut answer),
@@ -287,6 +288,19 @@ impl Session {
         let timeline = self.shard.timeline(key).map_err(|error| error.to_string())?;
         let set = timeline.set_postgres_history(term, history).await;
         set.map_err(|error| error.to_string())
+    }
+
+    fn postgres_history(&self, key: TimelineKey, answer: &mut Vec<u8>) {
+        let timeline = match self.shard.timeline(key) {
+            Ok(timeline) => timeline,
+            Err(error) => return answer.error_response(INTERNAL_ERROR, &error.to_string()),
+        };
+        let history = timeline.with_acceptor(|acceptor| acceptor.state().postgres_history.clone());
+        let json =
+            serde_json::to_string(&history).expect("a history has no keys that are not texts");
+        answer.row_description(&[("history", ColumnType::Text)]);
+        answer.data_row(&[Some(&json)]);
+        answer.command_complete("POSTGRES_HISTORY");
     }
 
     fn identify_system(&self, key: TimelineKey, answer: &mut Vec<u8>) {

@@ -10,7 +10,7 @@ use crate::client::NodeClient;
 /// The nodes that a command asks.
 #[derive(Debug, Clone, Args)]
 pub struct NodesArguments {
-    /// HTTP addresses of the nodes, separated by commas: http://host:port or host:port.
+    /// HTTP addresses of the nodes (host:port), separated by commas.
     #[arg(long, env = "FIRN_NODES", value_delimiter = ',', required = true)]
     pub nodes: Vec<String>,
     /// Token for nodes that want authentication.

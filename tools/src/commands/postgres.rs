@@ -6,13 +6,13 @@
 
 use std::fs::{self, File};
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, Subcommand};
 
-use crate::commands::nodes::{KeyArguments, NodesArguments, random_id};
+use crate::commands::nodes::random_id;
 use crate::commands::rebuild::RebuildArguments;
 use crate::local::postgres_install::{PostgresInstall, ServerUser};
 
@@ -43,16 +43,8 @@ impl PostgresCommand {
 #[derive(Debug, Args)]
 pub struct RunArguments {
     #[command(flatten)]
-    nodes: NodesArguments,
-    #[command(flatten)]
-    key: KeyArguments,
-    /// A base backup taken while the relay was attached.
-    #[arg(long)]
-    base: PathBuf,
-    /// The data directory to make and use once.
-    #[arg(long)]
-    to: PathBuf,
-    /// Its port.
+    rebuild: RebuildArguments,
+    /// Port of the server.
     #[arg(long, default_value_t = 5432)]
     port: u16,
     /// Further arguments to postgres.
@@ -62,20 +54,15 @@ pub struct RunArguments {
 
 impl RunArguments {
     fn run(self) -> Result<()> {
-        if self.to.join(USED_MARK).exists() {
+        let to = &self.rebuild.to;
+        if to.join(USED_MARK).exists() {
             bail!(
                 "{} was used without fsync and must not be started again; name a directory that does not exist",
-                self.to.display()
+                to.display()
             );
         }
-        let rebuild = RebuildArguments {
-            nodes: self.nodes.clone(),
-            key: self.key,
-            base: self.base.clone(),
-            to: self.to.clone(),
-        };
-        let rebuilt = rebuild.rebuild()?;
-        let mut command = single_use(&rebuilt.install, &self.to, self.port)?;
+        let rebuilt = self.rebuild.rebuild()?;
+        let mut command = single_use(&rebuilt.install, to, self.port)?;
         eprintln!("firn: rebuilt up to {}; starting without fsync, once", rebuilt.fenced.lsn);
         // Replaces this process, so that signals and the exit code are the server's own.
         let error = command.args(&self.arguments).exec();

@@ -5,19 +5,22 @@
 //! the quorum's WAL up to the fence and nothing else. All WAL in the base backup is dropped: it may hold what the quorum
 //! never committed. In the end the switch point in the new Postgres timeline's history file must be the fence LSN.
 
+mod base;
+mod tablespaces;
+
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::Args;
 use firn_core::api::Fenced;
 use firn_core::types::Lsn;
 
 use crate::clock::wait_until;
 use crate::commands::nodes::{KeyArguments, NodesArguments};
+use crate::commands::rebuild::base::Base;
+use crate::commands::rebuild::tablespaces::TablespaceMapping;
 use crate::local::postgres::{PostgresServer, run};
 use crate::local::postgres_install::PostgresInstall;
 
@@ -25,6 +28,16 @@ use crate::local::postgres_install::PostgresInstall;
 const RECOVERY_LIMIT: Duration = Duration::from_secs(24 * 3600);
 
 /// `firn timeline rebuild`.
+#[derive(Debug, Clone, Args)]
+pub struct RebuildCommand {
+    #[command(flatten)]
+    rebuild: RebuildArguments,
+    /// One JSON object instead of lines.
+    #[arg(long)]
+    json: bool,
+}
+
+/// What to rebuild from what, and where.
 #[derive(Debug, Clone, Args)]
 pub struct RebuildArguments {
     /// The nodes to ask.
@@ -39,6 +52,12 @@ pub struct RebuildArguments {
     /// The data directory to make; must not exist or be empty.
     #[arg(long)]
     pub to: PathBuf,
+    /// New place of a tablespace, as pg_basebackup takes it.
+    ///
+    /// A backup that is a directory needs one for each tablespace; from tar files they go
+    /// where they were on the lost primary unless mapped.
+    #[arg(long, value_name = "OLDDIR=NEWDIR", verbatim_doc_comment)]
+    pub tablespace_mapping: Vec<TablespaceMapping>,
 }
 
 /// What a rebuild reached.
@@ -52,25 +71,38 @@ pub struct Rebuilt {
     pub install: PostgresInstall,
 }
 
-impl RebuildArguments {
+impl RebuildCommand {
     /// Does it and says so.
     pub fn run(&self) -> Result<()> {
-        let rebuilt = self.rebuild()?;
-        println!("fenced at {} in term {}", rebuilt.fenced.lsn, rebuilt.fenced.term);
-        println!(
-            "{} ends there, on Postgres timeline {}",
-            self.to.display(),
-            rebuilt.postgres_timeline
-        );
+        let Rebuilt { fenced, postgres_timeline, .. } = self.rebuild.rebuild()?;
+        let to = &self.rebuild.to;
+        if self.json {
+            println!(
+                "{}",
+                serde_json::json!({
+                    "lsn": fenced.lsn,
+                    "term": fenced.term,
+                    "postgres_timeline": postgres_timeline,
+                    "data": to,
+                })
+            );
+            return Ok(());
+        }
+        println!("fenced at {} in term {}", fenced.lsn, fenced.term);
+        println!("{} ends there, on Postgres timeline {postgres_timeline}", to.display());
         println!("start it, then the relay, which follows the new Postgres timeline");
         Ok(())
     }
+}
 
+impl RebuildArguments {
     /// Fences, copies the base backup, and has Postgres recover it.
     pub fn rebuild(&self) -> Result<Rebuilt> {
         ensure_empty(&self.to)?;
+        let base = Base::find(&self.base)?;
+        let tablespaces = tablespaces::plan(&base, &self.tablespace_mapping)?;
         let fenced = self.nodes.first(|client| client.fence(self.key.key()))?;
-        unpack(&self.base, &self.to)?;
+        base.unpack(&self.to)?;
         let to = fs::canonicalize(&self.to).context("cannot find the new directory")?;
         let version = fs::read_to_string(to.join("PG_VERSION"))
             .with_context(|| format!("{} is no base backup: no PG_VERSION", self.base.display()))?;
@@ -79,6 +111,7 @@ impl RebuildArguments {
         let install = PostgresInstall::find(Some(version))?;
         self.check_begin(&to, &fenced)?;
         prepare(&to)?;
+        tablespaces::place(&tablespaces, &to)?;
         let postgres_timeline = self.recover(install.clone(), &to, &fenced)?;
         Ok(Rebuilt { fenced, postgres_timeline, install })
     }
@@ -110,7 +143,8 @@ impl RebuildArguments {
 
     fn recover(&self, install: PostgresInstall, to: &Path, fenced: &Fenced) -> Result<u32> {
         let until = fenced.lsn;
-        // Recovery fetches the histories of the timelines that it follows; the promotion's comes after all of these.
+        // Recovery fetches the histories of the timelines that it follows, none of which goes past the fence; the
+        // promotion's comes after all of these.
         let followed = fenced.postgres_timeline.map(|timeline| timeline.0);
         let before = newest_history(to)?.map(|(timeline, _)| timeline).max(followed);
         let mut server = PostgresServer::adopt(install.clone(), to)?;
@@ -174,34 +208,11 @@ fn quote(word: &str) -> String {
 }
 
 /// A directory that is there and holds something is somebody's.
-pub fn ensure_empty(to: &Path) -> Result<()> {
+fn ensure_empty(to: &Path) -> Result<()> {
+    ensure!(!to.exists() || to.is_dir(), "{} is no directory", to.display());
     let has_entries = fs::read_dir(to).is_ok_and(|mut entries| entries.next().is_some());
     ensure!(!has_entries, "{} is not empty", to.display());
     Ok(())
-}
-
-/// Copies a base backup: a data directory, a tar file, or the directory that `pg_basebackup -Ft` fills.
-fn unpack(base: &Path, to: &Path) -> Result<()> {
-    fs::create_dir_all(to).with_context(|| format!("cannot make {}", to.display()))?;
-    let tar =
-        ["base.tar", "base.tar.gz", "base.tar.zst", "base.tar.lz4"].map(|name| base.join(name));
-    let mut command;
-    if base.join("PG_VERSION").is_file() {
-        command = Command::new("cp");
-        command.arg("-a").arg(base.join(".")).arg(to);
-    } else if let Some(tar) = tar
-        .iter()
-        .find(|tar| tar.is_file())
-        .map(PathBuf::as_path)
-        .or(base.is_file().then_some(base))
-    {
-        command = Command::new("tar");
-        command.arg("-xaf").arg(tar).arg("-C").arg(to);
-    } else {
-        bail!("{} is neither a data directory nor a tar of one", base.display());
-    }
-    run(&mut command)?;
-    fs::set_permissions(to, fs::Permissions::from_mode(0o700)).context("cannot set permissions")
 }
 
 /// Makes a copied base backup ready for archive recovery from the quorum alone.
@@ -220,9 +231,6 @@ fn prepare(to: &Path) -> Result<()> {
         }
         fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
     }
-    let spaces =
-        fs::read_dir(to.join("pg_tblspc")).is_ok_and(|mut entries| entries.next().is_some());
-    ensure!(!spaces, "the base backup has tablespaces: they cannot be rebuilt yet");
     fs::write(to.join("recovery.signal"), "").context("cannot write recovery.signal")
 }
 

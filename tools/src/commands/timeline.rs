@@ -12,7 +12,7 @@ use firn_core::types::{
 
 use crate::client::NodeClient;
 use crate::commands::nodes::{KeyArguments, NodesArguments, random_id};
-use crate::commands::rebuild::RebuildArguments;
+use crate::commands::rebuild::RebuildCommand;
 use crate::commands::timeline_members::MembersCommand;
 
 /// Timelines.
@@ -27,7 +27,7 @@ pub enum TimelineCommand {
     /// Stop all proposers of lower terms and print the final LSN.
     Fence(FenceArguments),
     /// Fence, then make a data directory that ends exactly where the quorum's WAL ends.
-    Rebuild(RebuildArguments),
+    Rebuild(RebuildCommand),
     /// Add or remove a timeline's acceptors while it is written.
     #[command(subcommand)]
     Members(MembersCommand),
@@ -76,6 +76,9 @@ pub struct CreateArguments {
     /// Bytes in a WAL segment.
     #[arg(long, default_value_t = firn_core::api::DEFAULT_SEGMENT_SIZE_BYTES, conflicts_with = "postgres")]
     segment_size_bytes: u32,
+    /// One JSON object instead of lines.
+    #[arg(long)]
+    json: bool,
 }
 
 /// What has to be known of a cluster to create a timeline for it.
@@ -122,6 +125,19 @@ fn create(arguments: &CreateArguments) -> Result<()> {
         timeline_id: arguments.timeline.map_or_else(|| random_id().map(TimelineId), Ok)?,
     };
     let created = create_on(&arguments.nodes.clients(), key, &cluster)?;
+    if arguments.json {
+        let (start_lsn, acceptors) = (created.start_lsn, acceptors(&created.mconf));
+        println!(
+            "{}",
+            serde_json::json!({
+                "tenant_id": key.tenant_id,
+                "timeline_id": key.timeline_id,
+                "start_lsn": start_lsn,
+                "acceptors": acceptors,
+            })
+        );
+        return Ok(());
+    }
     println!("tenant    {}", key.tenant_id);
     println!("timeline  {}", key.timeline_id);
     println!("begins    {}", created.start_lsn);
@@ -155,16 +171,18 @@ pub fn create_on(
 
 /// The members' acceptors as `host:port`, as a relay wants them.
 pub fn acceptors(membership: &Membership) -> Vec<String> {
-    membership.members.iter().map(|member| format!("{}:{}", member.host, member.pg_port)).collect()
+    membership.members.iter().map(Member::address).collect()
 }
 
-/// The node behind a client as a member: its id and the port of its acceptor, on the host where its HTTP API is.
+/// The node behind a client as a member: its id and where its acceptor is, as it tells; without a host, the one where its
+/// HTTP API is.
 pub fn member(client: &NodeClient) -> Result<Member> {
     let status = client.status()?;
     let pg_port = status
         .pg_port
         .with_context(|| format!("node {} does not tell its Postgres port", client.address()))?;
-    Ok(Member { id: status.id, host: client.host().to_string(), pg_port })
+    let host = status.pg_host.unwrap_or_else(|| client.host().to_string());
+    Ok(Member { id: status.id, host, pg_port })
 }
 
 /// `firn timeline list`.

@@ -40,6 +40,9 @@ pub struct ChangeArguments {
     /// How long the added node may take to catch up, in seconds.
     #[arg(long, default_value_t = 600)]
     limit_s: u64,
+    /// The membership that holds in the end as one JSON object.
+    #[arg(long)]
+    json: bool,
 }
 
 /// `firn timeline members remove`.
@@ -55,6 +58,9 @@ pub struct RemoveArguments {
     /// How long the remaining nodes may take to catch up, in seconds.
     #[arg(long, default_value_t = 600)]
     limit_s: u64,
+    /// The membership that holds in the end as one JSON object.
+    #[arg(long)]
+    json: bool,
 }
 
 impl MembersCommand {
@@ -69,14 +75,14 @@ impl MembersCommand {
 
 fn add(arguments: &ChangeArguments) -> Result<()> {
     let added = arguments.nodes.client(&arguments.node);
-    let new_member = member(&added)?;
     let mut change = Change::find(&arguments.nodes, arguments.key.key())?;
+    let new_member = member(&added)?;
     let mut target = change.present.members.clone();
     if !target.iter().any(|member| member.id == new_member.id) {
         target.push(new_member);
     }
     change.clients.push(added);
-    change.run(target, Duration::from_secs(arguments.limit_s))
+    tell(&change.run(target, Duration::from_secs(arguments.limit_s))?, arguments.json)
 }
 
 fn remove(arguments: &RemoveArguments) -> Result<()> {
@@ -84,7 +90,18 @@ fn remove(arguments: &RemoveArguments) -> Result<()> {
     let mut target = change.present.members.clone();
     target.retain(|member| member.id != NodeId(arguments.node_id));
     ensure!(!target.is_empty(), "node {} is the only member", arguments.node_id);
-    change.run(target, Duration::from_secs(arguments.limit_s))
+    tell(&change.run(target, Duration::from_secs(arguments.limit_s))?, arguments.json)
+}
+
+fn tell(membership: &Membership, as_json: bool) -> Result<()> {
+    if as_json {
+        println!("{}", serde_json::to_string(membership)?);
+    } else {
+        let ids: Vec<String> =
+            membership.members.iter().map(|member| member.id.to_string()).collect();
+        println!("generation {}: the nodes {}", membership.generation, ids.join(", "));
+    }
+    Ok(())
 }
 
 /// A membership change driven over HTTP.
@@ -107,23 +124,22 @@ impl Change {
         Ok(Change { key, clients: nodes.clients(), present, example })
     }
 
-    fn run(self, target: Vec<Member>, limit: Duration) -> Result<()> {
+    /// Makes `target` the members; the membership that holds in the end. Says on standard error how far it is.
+    fn run(self, target: Vec<Member>, limit: Duration) -> Result<Membership> {
         let Some(change) = MembershipChange::begin(&self.present, target)? else {
-            println!("nothing to change (generation {})", self.present.generation);
-            return Ok(());
+            eprintln!("firn: nothing to change");
+            return Ok(self.present);
         };
         self.create_where_missing(&change)?;
         let (joint, done) = (change.joint(), change.done());
         let took_joint = self.switch(joint);
         let goal = change.goal(&took_joint).with_context(|| too_few(joint, took_joint.len()))?;
-        println!("generation {}: old and new members together", joint.generation);
+        eprintln!("firn: generation {}: old and new members together", joint.generation);
         self.wait_for_catch_up(&change, goal, limit)?;
         let took_done: BTreeSet<NodeId> = self.switch(done).into_keys().collect();
         ensure!(change.is_complete(&took_done), too_few(done, took_done.len()));
-        let ids: Vec<String> = done.members.iter().map(|member| member.id.to_string()).collect();
-        println!("generation {}: the nodes {}", done.generation, ids.join(", "));
         self.exclude_others(done);
-        Ok(())
+        Ok(done.clone())
     }
 
     /// Creates the timeline on added members that do not hold it.
@@ -171,7 +187,9 @@ impl Change {
         limit: Duration,
     ) -> Result<()> {
         let LogEnd { last_log_term, lsn } = goal.log_end;
-        println!("waiting until the members have everything up to {lsn} of term {last_log_term}");
+        eprintln!(
+            "firn: waiting until the members have everything up to {lsn} of term {last_log_term}"
+        );
         let caught_up = || {
             let mut standings = BTreeMap::new();
             for client in &self.clients {

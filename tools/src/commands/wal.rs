@@ -6,7 +6,8 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, Subcommand};
-use firn_core::types::{Lsn, TimelineKey};
+use firn_core::relay::history_file::TimelinePath;
+use firn_core::types::{Lsn, PostgresTimeline, TimelineKey};
 
 use crate::commands::finish;
 use crate::commands::nodes::{KeyArguments, NodesArguments};
@@ -114,6 +115,12 @@ pub fn fetch(
             needed = status.mconf.members.len() / 2 + 1;
         }
         if let Some(mut bytes) = found {
+            if let Some(until) = until
+                && begins_past(file, &bytes, until)?
+            {
+                // Never committed: the archive ends before that switch.
+                return Ok(None);
+            }
             if let Some(start) = start {
                 ensure!(
                     bytes.len() as u64 == segment_size_bytes,
@@ -140,6 +147,16 @@ pub fn fetch(
         );
     }
     Ok(best.map(|(_, bytes)| bytes))
+}
+
+/// Whether a history file's timeline begins past `until`.
+fn begins_past(file: &str, bytes: &[u8], until: Lsn) -> Result<bool> {
+    let digits =
+        file.strip_suffix(".history").and_then(|digits| u32::from_str_radix(digits, 16).ok());
+    let Some(timeline) = digits.map(PostgresTimeline) else { return Ok(false) };
+    let text = std::str::from_utf8(bytes).with_context(|| format!("{file} is no text"))?;
+    let path = TimelinePath::parse(timeline, text).with_context(|| file.to_string())?;
+    Ok(path.starts(Lsn::INVALID).last().is_some_and(|(_, begin)| *begin > until))
 }
 
 /// Zeros everything at and past `until` in a segment that begins at `start`.

@@ -58,6 +58,7 @@ pub fn rebuild(cluster: &mut Cluster) -> Result<Rebuilt> {
         key,
         base: cluster.path("base-backup"),
         to: cluster.path("rebuilt"),
+        tablespace_mapping: Vec::new(),
     };
     let rebuilt = rebuild.rebuild()?;
     cluster.postgres = PostgresServer::adopt(rebuilt.install.clone(), &cluster.path("rebuilt"))?;

@@ -222,22 +222,19 @@ impl PostgresServer {
 
     /// A base backup of the running server in the directory `to`, with the WAL that makes it consistent in `pg_wal`.
     pub fn base_backup(&self, to: &Path) -> Result<()> {
+        self.base_backup_with(to, &[])
+    }
+
+    /// The same with further arguments to pg_basebackup.
+    pub fn base_backup_with(&self, to: &Path, arguments: &[&str]) -> Result<()> {
         fs::create_dir_all(to).with_context(|| format!("cannot make {}", to.display()))?;
         // pg_basebackup keeps the mode of a directory that exists, and a server refuses any but this.
         fs::set_permissions(to, fs::Permissions::from_mode(0o700))
             .context("cannot set permissions")?;
         ServerUser::give(to)?;
         let mut command = self.install.command("pg_basebackup")?;
-        run(command.arg("-D").arg(to).args([
-            "-d",
-            &self.conninfo(),
-            "-c",
-            "fast",
-            "-X",
-            "fetch",
-            "-N",
-        ]))?;
-        Ok(())
+        command.arg("-D").arg(to).args(["-d", &self.conninfo()]);
+        run(command.args(["-c", "fast", "-X", "fetch", "-N"]).args(arguments)).map(drop)
     }
 }
 
