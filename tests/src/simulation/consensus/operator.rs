@@ -115,11 +115,17 @@ fn begin(world: &mut World, only_finish: bool) -> Option<Work> {
             marks::hit("operator.goes_on");
             under_way.clone()
         }
-        None if only_finish => return None,
+        // Of two changes that begin at once neither may end when a disk is lost besides, so nobody begins one before all
+        // that hold the timeline have said what they know.
+        None if only_finish || answered.len() < holders(world) => return None,
         None => draw_target(world, &newest)?,
     };
     let change = MembershipChange::begin(&newest, target).ok()??;
     Some(Work { change, phase: Phase::Create })
+}
+
+fn holders(world: &World) -> usize {
+    world.nodes.iter().filter(|node| node.has_disk()).count()
 }
 
 /// Adds, removes or replaces a member. Somebody who lost a disk goes first.
