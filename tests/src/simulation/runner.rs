@@ -20,22 +20,37 @@ pub struct Runner {
     replay: bool,
 }
 
+/// What a batch of seeds was.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    /// Every mark's hit count, the failing seeds, and how to replay each.
+    pub text: String,
+    /// Why the batch failed, in one line.
+    pub problem: Option<String>,
+}
+
 impl Runner {
     /// `FIRN_SIMULATION_SEED` runs that seed alone; `FIRN_SIMULATION_SEEDS` says how many, otherwise `seeds`.
     pub fn from_environment(seeds: u64) -> Runner {
+        let runner = Runner::new(seeds, &|name| std::env::var(name).ok());
+        if runner.replay {
+            // A replay tells what the nodes and relays logged, as RUST_LOG asks.
+            let filter = tracing_subscriber::EnvFilter::from_default_env();
+            let format = tracing_subscriber::fmt().without_time().with_env_filter(filter);
+            // Another test of the process may have been first.
+            let _ = format.try_init();
+        }
+        runner
+    }
+
+    /// As [`Runner::from_environment`], from any environment.
+    pub fn new(seeds: u64, variable: &dyn Fn(&str) -> Option<String>) -> Runner {
         let number = |name: &str| {
-            let text = std::env::var(name).ok()?;
+            let text = variable(name)?;
             Some(text.parse::<u64>().unwrap_or_else(|_| panic!("{name}={text}: expected a number")))
         };
         match number("FIRN_SIMULATION_SEED") {
-            Some(seed) => {
-                // A replay tells what the nodes and relays logged, as RUST_LOG asks.
-                let filter = tracing_subscriber::EnvFilter::from_default_env();
-                let format = tracing_subscriber::fmt().without_time().with_env_filter(filter);
-                // Another test of the process may have been first.
-                let _ = format.try_init();
-                Runner { first: seed, count: 1, replay: true }
-            }
+            Some(seed) => Runner { first: seed, count: 1, replay: true },
             None => {
                 let count = number("FIRN_SIMULATION_SEEDS").unwrap_or(seeds);
                 Runner { first: 1, count, replay: false }
@@ -43,17 +58,29 @@ impl Runner {
         }
     }
 
-    /// Runs `one` for every seed, on all cores. Panics when a seed fails or when none of them hit one of the marks; a
-    /// single replayed seed need not hit them.
+    /// Runs `one` for every seed, on all cores, and prints the report. Panics when a seed fails or when none of them hit one
+    /// of the marks; a single replayed seed need not hit them.
     pub fn run(
         &self,
         expected_marks: &[&'static str],
         one: impl Fn(u64) -> Result<u64, Violation> + Sync,
     ) {
+        let Report { text, problem } = self.report(expected_marks, one);
+        print!("{text}");
+        assert!(problem.is_none(), "{}", problem.unwrap_or_default());
+    }
+
+    /// As [`Runner::run`], without printing or panicking.
+    pub fn report(
+        &self,
+        expected_marks: &[&'static str],
+        one: impl Fn(u64) -> Result<u64, Violation> + Sync,
+    ) -> Report {
         let next = AtomicU64::new(self.first);
         let acknowledged = AtomicU64::new(0);
-        let failures: Mutex<Vec<(u64, Violation)>> = Mutex::new(Vec::new());
-        let hits: Mutex<BTreeMap<&'static str, u64>> = Mutex::new(BTreeMap::new());
+        let failures: Mutex<BTreeMap<u64, Violation>> = Mutex::new(BTreeMap::new());
+        let none_hit = expected_marks.iter().map(|mark| (*mark, 0));
+        let hits: Mutex<BTreeMap<&'static str, u64>> = Mutex::new(none_hit.collect());
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         std::thread::scope(|scope| {
             for _ in 0..threads {
@@ -66,10 +93,11 @@ impl Runner {
                         }
                         match run_one(seed, &one) {
                             Ok(records) => drop(acknowledged.fetch_add(records, Ordering::Relaxed)),
-                            Err(violation) => failures
-                                .lock()
-                                .expect("no thread panics with it")
-                                .push((seed, violation)),
+                            Err(violation) => {
+                                let mut failures =
+                                    failures.lock().expect("no thread panics with it");
+                                failures.insert(seed, violation);
+                            }
                         }
                     }
                     let mut hits = hits.lock().expect("no thread panics with it");
@@ -80,18 +108,23 @@ impl Runner {
             }
         });
         let hits = hits.into_inner().expect("no thread panics with it");
-        for (mark, count) in &hits {
-            println!("{count:>12}  {mark}");
-        }
-        println!("{:>12}  records acknowledged, {} seeds", acknowledged.into_inner(), self.count);
         let failures = failures.into_inner().expect("no thread panics with it");
-        for (seed, violation) in &failures {
-            println!("seed {seed}: {violation}\nreplay: ./test simulation --seed {seed}");
+        let mut text = String::new();
+        for (mark, count) in &hits {
+            text += &format!("{count:>12}  {mark}\n");
         }
-        assert!(failures.is_empty(), "{} seeds failed", failures.len());
-        let missing: Vec<&&str> =
-            expected_marks.iter().filter(|mark| !hits.contains_key(**mark)).collect();
-        assert!(self.replay || missing.is_empty(), "no seed hit {missing:?}");
+        let acknowledged = acknowledged.into_inner();
+        text += &format!("{acknowledged:>12}  records acknowledged, {} seeds\n", self.count);
+        for (seed, violation) in &failures {
+            text += &format!("seed {seed}: {violation}\nreplay: ./test simulation --seed {seed}\n");
+        }
+        let missing: Vec<&&str> = expected_marks.iter().filter(|mark| hits[**mark] == 0).collect();
+        let problem = match (failures.len(), missing.is_empty() || self.replay) {
+            (0, true) => None,
+            (0, false) => Some(format!("no seed hit {missing:?}")),
+            (count, _) => Some(format!("{count} seeds failed")),
+        };
+        Report { text, problem }
     }
 }
 
