@@ -204,9 +204,8 @@ fn files_that_are_not_what_they_should_be_are_named() {
     fs::write(path("odd"), &noise[..1000]).unwrap();
     fails(&["wal", "dump", &path("missing")], FAILED, &["missing"]);
     fails(&["wal", "dump", &empty], FAILED, &["0 bytes are no WAL segment"]);
-    fails(&["wal", "dump", &path("odd")], FAILED, &["1000 bytes are no WAL segment"]);
+    fails(&["wal", "dump", &path("odd")], FAILED, &["odd is no segment's name"]);
     fails(&["wal", "dump", &path("name")], FAILED, &["name is no segment's name"]);
-    fails(&["wal", "dump", folder.path().to_str().unwrap()], FAILED, &["cannot read"]);
     // Where WAL ends and noise begins only the decoder can say: it does, and shows no record.
     let output = run(&["wal", "dump", &garbage]);
     let said =

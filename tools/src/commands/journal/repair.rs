@@ -22,8 +22,7 @@ pub struct RepairArguments {
     /// How long to wait for nodes to re-seed their timelines, in seconds.
     #[arg(long, default_value_t = 60)]
     limit_s: u64,
-    /// Give up what one node lost of one timeline, and let it vote with what it has left. Only when the other members are
-    /// gone for good: acknowledged commits may be missing afterwards.
+    /// The other members are gone for good: vote without what was lost, acknowledged commits too.
     #[arg(long, requires_all = ["tenant", "timeline"])]
     accept_loss: bool,
     /// With --accept-loss: the timeline's tenant.
