@@ -179,7 +179,7 @@ fn half_a_record_gives_way_to_what_postgres_writes_after_its_crash() {
         let key = cluster.key;
         let (tenant, timeline) = (key.tenant_id.to_string(), key.timeline_id.to_string());
         let of = ["--nodes", &nodes, "--tenant", &tenant, "--timeline", &timeline];
-        let dump = [&["wal", "dump", "--from", &from], &of[..]].concat();
+        let dump = [&["wal", "dump", "--start", &from], &of[..]].concat();
         let records = cluster.run_firn(&dump).unwrap();
         assert!(records.contains("OVERWRITE_CONTRECORD"), "{}", first_lines(&records));
 
