@@ -14,23 +14,26 @@ pub enum Mutant {
     AcknowledgeOutOfOrder,
     /// Recovery passes over votes.
     ForgetVote,
-    /// A new life of the journal goes on at the place of the segment in which the one before it was cut.
+    /// A new life of the journal goes on in the segment in which the one before it was cut, right behind the cut.
     WriteBehindCut,
-    /// A frame's CRC does not cover the life of the process that wrote it.
+    /// Nothing tells one life of the journal from the next.
     DropLifeId,
+    /// A frame's CRC covers neither the life nor the use of the file that it was written in.
+    DropFrameIds,
     /// A node that lost a timeline that it should know makes an empty one.
     AnswerUnknownTimeline,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 7] = [
+    pub const ALL: [Mutant; 8] = [
         Mutant::SkipFlush,
         Mutant::IgnoreTerm,
         Mutant::AcknowledgeOutOfOrder,
         Mutant::ForgetVote,
         Mutant::WriteBehindCut,
         Mutant::DropLifeId,
+        Mutant::DropFrameIds,
         Mutant::AnswerUnknownTimeline,
     ];
 }

@@ -148,14 +148,17 @@ impl Shard {
         &self.0.metrics
     }
 
-    /// What the shard would know of a timeline after a crash at this moment; `None` when the timeline is not there or may
-    /// have lost acknowledged changes.
+    /// What the shard would know of a timeline after a crash at this moment; `None` when the timeline is not there.
     pub fn durable_state(&self, key: TimelineKey) -> Option<Ref<'_, TimelineState>> {
         Ref::filter_map(self.journal().state(), |state| {
-            let timeline = state.timelines.get(&key).filter(|timeline| !timeline.suspect);
-            timeline.map(|timeline| &timeline.state)
+            state.timelines.get(&key).map(|timeline| &timeline.state)
         })
         .ok()
+    }
+
+    /// Whether a timeline may have lost acknowledged data here and was not re-seeded yet.
+    pub fn is_suspect(&self, key: TimelineKey) -> bool {
+        self.journal().state().timelines.get(&key).is_some_and(|timeline| timeline.suspect)
     }
 
     fn journal(&self) -> &Journal {

@@ -1,7 +1,7 @@
 //! The simulation notices bugs: each deliberate one is caught within a few seeds.
 //!
-//! Bugs exist only in builds with debug assertions. `Mutant::DropLifeId` has no test here: sequence numbers that never
-//! repeat and the chain of CRCs stand behind the life id, and no seed was found that tells the difference.
+//! Bugs exist only in builds with debug assertions. `Mutant::DropFrameIds` has its test with the recovery that it breaks:
+//! it takes a tenant who writes frames into WAL to show (docs/records/016-what-a-life-id-is-for.md).
 #![cfg(debug_assertions)]
 
 use firn_core::mutant::{self, Mutant};
@@ -63,4 +63,9 @@ fn a_recovery_that_forgets_a_vote_is_caught() {
 #[test]
 fn a_journal_that_writes_behind_a_cut_is_caught() {
     caught_by(Mutant::WriteBehindCut, in_cluster);
+}
+
+#[test]
+fn a_journal_whose_lives_have_no_ids_is_caught() {
+    caught_by(Mutant::DropLifeId, in_cluster);
 }

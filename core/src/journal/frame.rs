@@ -41,7 +41,7 @@ pub struct UseCrc(u32);
 impl UseCrc {
     /// Of the use that the header begins.
     pub fn new(header: &SegmentHeader) -> UseCrc {
-        if mutant::active(Mutant::DropLifeId) {
+        if mutant::active(Mutant::DropFrameIds) {
             return UseCrc(0);
         }
         let crc = crate::crc::crc32c(&header.life_id.0);

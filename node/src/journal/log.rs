@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 
 use firn_core::journal::INFLIGHT_MAX;
-use firn_core::journal::entry::Entry;
+use firn_core::journal::entry::{Entry, LifeEnd};
 use firn_core::journal::frame::{FrameForm, UseCrc};
 use firn_core::journal::segment::{FRAMES_OFFSET_BYTES, SegmentHeader};
 use firn_core::journal::snapshot::Position;
@@ -16,6 +16,7 @@ use firn_core::types::Id;
 
 use super::options::JournalOptions;
 use super::queue::Queue;
+use super::ring::Ring;
 use crate::runtime::{Buffer, File};
 
 /// One write, for a lane to carry out.
@@ -85,21 +86,35 @@ pub(super) struct Log {
 impl Log {
     /// Goes on behind what recovery found, in a new segment.
     pub(super) fn new(recovered: &Recovered, life_id: Id) -> Log {
-        let behind_cut =
-            u64::from(mutant::active(Mutant::WriteBehindCut) && recovered.end.is_some());
         Log {
             open: None,
             close: false,
             in_flight: VecDeque::with_capacity(INFLIGHT_MAX),
             first_number: 0,
             next_sequence: recovered.last_sequence + 1,
-            next_place: recovered.next_place - behind_cut,
+            next_place: recovered.next_place,
             last_crc: recovered.last_crc,
             life_id,
             durable_through: recovered.last_sequence,
             witnessed_through: recovered.last_sequence,
             last_content: recovered.last_sequence,
             position: None,
+        }
+    }
+
+    /// A deliberate bug ([`Mutant::WriteBehindCut`]): goes on in the segment in which the life before was cut.
+    pub(super) fn write_behind_cut(
+        &mut self,
+        ring: &mut Ring,
+        end: LifeEnd,
+        options: &JournalOptions,
+    ) {
+        let Some(used) = ring.used.get_mut(&end.place) else { return };
+        if end.offset_bytes + options.close_below_bytes() < used.header.segment_bytes {
+            used.closed = false;
+            let (file, header) = (used.file.clone(), used.header);
+            let (use_crc, offset_bytes) = (UseCrc::new(&header), end.offset_bytes);
+            self.open = Some(Open { file, header, use_crc, offset_bytes });
         }
     }
 

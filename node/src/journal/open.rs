@@ -13,6 +13,7 @@ use firn_core::journal::snapshot::Snapshot;
 use firn_core::journal::wal_file::timeline_directory;
 use firn_core::journal::wal_place::SegmentPlace;
 use firn_core::journal::{BLOCK_BYTES, FormatError};
+use firn_core::mutant::{self, Mutant};
 use firn_core::types::Id;
 
 use super::error::OpenError;
@@ -211,18 +212,26 @@ pub(super) async fn open(
     say(number, &report);
     let (ring, unused) = sort_files(&found, &recovered, &options, foreign);
     remove_unused(runtime, &found.directory, &unused).await?;
-    let first = first_segment(runtime, &options, &directory, ring).await?;
+    let mut ring = first_segment(runtime, &options, &directory, ring).await?;
 
     let mut life_id = Id::default();
-    runtime.fill_random(&mut life_id.0);
+    if !mutant::active(Mutant::DropLifeId) {
+        runtime.fill_random(&mut life_id.0);
+    }
+    let mut log = Log::new(&recovered, life_id);
+    if mutant::active(Mutant::WriteBehindCut)
+        && let Some(end) = recovered.end
+    {
+        log.write_behind_cut(&mut ring, end, &options);
+    }
     let parts = Parts {
         runtime: runtime.clone(),
         number,
         data: data.to_path_buf(),
         directory,
         queue: Queue::new(&options, recovered.last_sequence + 1),
-        log: Log::new(&recovered, life_id),
-        ring: first,
+        log,
+        ring,
         state: recovered.state.clone(),
         options,
     };

@@ -3,6 +3,7 @@
 use crate::consensus::acceptor::{Acceptor, AcceptorError, Changes, Reply, Step, When};
 use crate::consensus::change::{Change, Create};
 use crate::consensus::membership::Membership;
+use crate::marks;
 use crate::mutant::{self, Mutant};
 use crate::types::{Generation, Lsn, PostgresVersion, SystemId, TimelineKey};
 use crate::wire::walproposer::{AcceptorGreeting, AcceptorMessage, ProposerGreeting};
@@ -20,6 +21,7 @@ pub fn create_on_push(
     check_key(key, greeting)?;
     let may_create = allowed && greeting.membership.generation == Generation(0);
     if !may_create && !mutant::active(Mutant::AnswerUnknownTimeline) {
+        marks::hit("acceptor.refused_unknown_timeline");
         return Err(AcceptorError::Unknown { key });
     }
     let segment_size_bytes = greeting.segment_size_bytes;

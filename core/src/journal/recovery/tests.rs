@@ -544,7 +544,7 @@ mod hostile {
 fn mutants_are_caught() {
     for (mutant, test) in [
         (Mutant::ForgetVote, frames_of_several_segments_and_lives_are_replayed as fn()),
-        (Mutant::DropLifeId, tenant_bytes_that_look_like_a_frame_are_none as fn()),
+        (Mutant::DropFrameIds, tenant_bytes_that_look_like_a_frame_are_none as fn()),
     ] {
         mutant::switch(Some(mutant));
         let caught = std::panic::catch_unwind(test).is_err();

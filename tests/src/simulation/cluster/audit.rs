@@ -1,18 +1,21 @@
-//! What must hold of a whole cluster, whoever acts in it.
+//! What must hold of a whole cluster after every step, whoever acts in it.
 //!
-//! - *Commit is durable*: whenever a client is told that a record is safe, and whenever a node calls a position committed,
-//!   a majority has it durably in its log.
-//! - *A restart forgets nothing*: a node comes back with at least the term, the commit position and, until the next
-//!   election, the log
-//!   that it was seen to have durably.
+//! - *Commit is durable*: whenever a client is told that a record is safe, and whenever a node knows a position as committed,
+//!   a majority has it durably, in logs of one history.
+//! - *A restart forgets nothing*: a node whose disk was not damaged comes back with the timeline, and with at least the
+//!   term, the commit position and, until the next election, the log that it was seen to have durably; and it does not
+//!   say that its disk was damaged.
 //! - *Histories agree*: a term starts at one position, whoever tells it.
-//! - *The ledger holds*: at the end, every acknowledged record is in the log of every node that has committed it.
+//! - *Bytes agree*: what nodes have as committed is one sequence of bytes. Each node's committed log is read through the
+//!   node's own code as its commit position moves, and again after restarts.
+//! - *The ledger holds*: every acknowledged record is in that sequence with its CRC.
 
 use std::collections::BTreeMap;
 
 use firn_core::consensus::membership::Membership;
 use firn_core::consensus::state::TimelineState;
-use firn_core::types::{Lsn, Term};
+use firn_core::consensus::term_history::TermHistory;
+use firn_core::types::{Generation, Lsn, Term};
 
 use super::nodes::NodeMachine;
 use crate::simulation::checks::{Log, Violation};
@@ -21,19 +24,58 @@ use crate::simulation::ledger::Ledger;
 /// The invariants' own memory.
 #[derive(Debug)]
 pub struct Audit {
-    committed: Lsn,
+    /// The highest position that anybody called committed.
+    committed_lsn: Lsn,
+    /// The committed bytes, as far as any node has given them out.
+    committed: Log,
     term_starts: BTreeMap<Term, Lsn>,
+    ledger_checked: usize,
+    /// Memberships that nodes were told of and that may still elect somebody.
+    memberships: Vec<Membership>,
 }
 
 impl Audit {
-    /// The timeline begins at `start`, which needs no commit.
-    pub fn new(start: Lsn) -> Audit {
-        Audit { committed: start, term_starts: BTreeMap::new() }
+    /// The timeline begins at `start`, which needs no commit, with these members.
+    pub fn new(start: Lsn, membership: Membership) -> Audit {
+        Audit {
+            committed_lsn: start,
+            committed: Log { start, bytes: Vec::new() },
+            term_starts: BTreeMap::new(),
+            ledger_checked: 0,
+            memberships: vec![membership],
+        }
     }
 
-    /// What was called committed so far.
-    pub fn committed(&self) -> Lsn {
-        self.committed
+    /// The committed bytes so far.
+    pub fn committed(&self) -> &Log {
+        &self.committed
+    }
+
+    /// Memberships that may be in use.
+    pub fn memberships(&self) -> &[Membership] {
+        &self.memberships
+    }
+
+    /// A membership is about to be told to nodes. One without old members beside the new stands for itself: a quorum of it
+    /// has all that is committed.
+    pub fn issue(
+        &mut self,
+        membership: &Membership,
+        nodes: &[NodeMachine],
+    ) -> Result<(), Violation> {
+        if self.memberships.contains(membership) {
+            return Ok(());
+        }
+        self.memberships.push(membership.clone());
+        if membership.new_members.is_none() {
+            return is_durable(self.committed_lsn, std::slice::from_ref(membership), nodes);
+        }
+        Ok(())
+    }
+
+    /// A majority took the membership: those before it elect nobody any more.
+    pub fn complete(&mut self, generation: Generation) {
+        self.memberships.retain(|membership| membership.generation >= generation);
     }
 
     /// A node's durable state, seen now: again, or for the first time after a restart.
@@ -44,12 +86,19 @@ impl Audit {
             // Only a newly elected proposer cuts the log, and brings another history.
             let same_history = now.term_history == before.term_history;
             let log_shrank = same_history && now.record_end_lsn < before.record_end_lsn;
-            if now.term < before.term || now.commit_lsn < before.commit_lsn || log_shrank {
+            let membership_shrank = now.membership.generation < before.membership.generation;
+            if now.term < before.term
+                || now.commit_lsn < before.commit_lsn
+                || log_shrank
+                || membership_shrank
+            {
                 return Err(format!(
-                    "node {id} forgot: it had term {} commit {} record end {}, now term {} commit {} record end {}",
+                    "node {id} forgot: it had generation {} term {} commit {} record end {}, now generation {} term {} commit {} record end {}",
+                    before.membership.generation,
                     before.term,
                     before.commit_lsn,
                     before.record_end_lsn,
+                    now.membership.generation,
                     now.term,
                     now.commit_lsn,
                     now.record_end_lsn
@@ -69,46 +118,100 @@ impl Audit {
         Ok(())
     }
 
+    /// A node whose disk was not damaged has recovered without the timeline that it had.
+    pub fn lost_timeline(&self, node: &NodeMachine, suspect: bool) -> Violation {
+        match suspect {
+            true => {
+                format!("node {} says that it lost data, but its disk was not damaged", node.id)
+            }
+            false => format!("node {} forgot the timeline", node.id),
+        }
+    }
+
     /// Somebody calls `lsn` committed.
-    pub fn commits(
-        &mut self,
-        lsn: Lsn,
-        membership: &Membership,
-        nodes: &[NodeMachine],
-    ) -> Result<(), Violation> {
-        if lsn <= self.committed {
-            return Ok(());
+    pub fn commits(&mut self, lsn: Lsn, nodes: &[NodeMachine]) -> Result<(), Violation> {
+        if lsn > self.committed_lsn {
+            is_durable(lsn, &self.memberships, nodes)?;
+            self.committed_lsn = lsn;
         }
-        let reached = |id| {
-            let node = nodes.iter().find(|node| node.id == id);
-            node.and_then(|node| node.last_seen.as_ref())
-                .map_or(Lsn::INVALID, |state| state.record_end_lsn)
-        };
-        let durable = membership.quorum_lsn(reached);
-        if durable < lsn {
-            return Err(format!(
-                "{lsn} is called committed, but a majority has only {durable} durably"
-            ));
-        }
-        self.committed = lsn;
         Ok(())
     }
 
-    /// A node's committed log has every acknowledged record below its end.
-    pub fn log(&self, node: &NodeMachine, log: &Log, ledger: &Ledger) -> Result<(), Violation> {
-        for entry in ledger.entries() {
+    /// A node gave out bytes of its committed log.
+    pub fn bytes(&mut self, node: &NodeMachine, from: Lsn, bytes: &[u8]) -> Result<(), Violation> {
+        let id = node.id;
+        let end = from + bytes.len() as u64;
+        if end > self.committed_lsn {
+            let committed = self.committed_lsn;
+            return Err(format!(
+                "node {id} gives out {end} as committed, committed is {committed}"
+            ));
+        }
+        let known_end = self.committed.end().min(end).max(from);
+        let (known, new) = bytes.split_at((known_end - from) as usize);
+        if self.committed.read(from, known_end) != Some(known) {
+            return Err(format!(
+                "node {id} has other committed bytes than others in {from}..{end}"
+            ));
+        }
+        self.committed.bytes.extend_from_slice(new);
+        Ok(())
+    }
+
+    /// Every acknowledged record is among the committed bytes, as far as these are known.
+    pub fn ledger(&mut self, ledger: &Ledger) -> Result<(), Violation> {
+        for entry in &ledger.entries()[self.ledger_checked..] {
             let range = entry.range;
-            if range.end > log.end() || range.start < log.start {
-                continue;
+            if range.end > self.committed.end() {
+                break;
             }
-            let bytes = log.read(range.start, range.end);
+            let bytes = self.committed.read(range.start, range.end);
             if bytes.is_none_or(|bytes| crc32c::crc32c(bytes) != entry.crc) {
                 return Err(format!(
-                    "node {} has other bytes than the acknowledged record {}..{}",
-                    node.id, range.start, range.end
+                    "the committed log has other bytes than the acknowledged record {}..{}",
+                    range.start, range.end
                 ));
             }
+            self.ledger_checked += 1;
         }
         Ok(())
     }
+
+    /// Acknowledged records that no node has given out yet.
+    pub fn unchecked(&self, ledger: &Ledger) -> usize {
+        ledger.entries().len() - self.ledger_checked
+    }
+}
+
+/// A quorum has `lsn` durably in logs of one history: the same terms wrote the same parts.
+fn is_durable(
+    lsn: Lsn,
+    memberships: &[Membership],
+    nodes: &[NodeMachine],
+) -> Result<(), Violation> {
+    let seen = nodes.iter().filter_map(|node| Some((node.id, node.last_seen.as_ref()?)));
+    let holders: Vec<_> = seen.filter(|(_, state)| state.record_end_lsn >= lsn).collect();
+    let history = |state: &TimelineState| -> TermHistory {
+        let starts = state.term_history.0.iter();
+        TermHistory(starts.take_while(|start| start.lsn < lsn).copied().collect())
+    };
+    let mut histories: Vec<TermHistory> = Vec::new();
+    for (_, state) in &holders {
+        let history = history(state);
+        if !histories.contains(&history) {
+            histories.push(history);
+        }
+    }
+    for one in &histories {
+        let holds = |id| holders.iter().any(|(own, state)| *own == id && history(state) == *one);
+        if memberships.iter().any(|membership| membership.is_quorum(holds)) {
+            return Ok(());
+        }
+    }
+    let found: Vec<String> = nodes
+        .iter()
+        .filter_map(|node| Some((node.id, node.last_seen.as_ref()?)))
+        .map(|(id, state)| format!("node {id} {}", state.record_end_lsn))
+        .collect();
+    Err(format!("{lsn} is called committed, but a majority does not have it: {}", found.join(", ")))
 }

@@ -12,11 +12,12 @@ use crate::simulation::checks::Violation;
 /// Files of a node's journal.
 const JOURNAL: &str = "journal";
 
+/// Longest time that a node whose power flickers is up: about what its start takes until its first snapshot is durable.
+const START_US_MAX: u64 = 12_000;
+
 /// Counts the faults of a run.
 pub struct Faults {
     count: u64,
-    /// Nodes that may still lose their disk or get rot: a minority in all.
-    damages_left: usize,
 }
 
 impl Faults {
@@ -29,7 +30,7 @@ impl Faults {
                 ..LinkFaults::default()
             });
         }
-        Faults { count: 0, damages_left: (world.nodes.len() - 1) / 2 }
+        Faults { count: 0 }
     }
 
     /// Faults so far.
@@ -40,12 +41,12 @@ impl Faults {
     /// One fault, or the end of one.
     pub fn inject(&mut self, world: &mut World) {
         let node = world.random.index(world.nodes.len());
-        let happened = match world.random.below(30) {
+        let happened = match world.random.below(36) {
             0..2 => isolate(world, node),
             2..4 => cut_one_way(world, node),
             4..12 => repair(world),
             12..15 => kill_node(world, node),
-            15 => self.damage(world, node),
+            15 => damage(world, node),
             16..19 => sick_disk(world, node),
             19 => jump_clock(world, node),
             20..22 => kill_relay(world),
@@ -53,6 +54,9 @@ impl Faults {
             25..27 => crash_primary(world),
             27 => back_up_primary(world),
             28 => roll_back_primary(world),
+            29..31 => start_changing(world),
+            31..33 => stop_changing(world),
+            33..35 => damage(world, node),
             _ => promote_primary(world),
         };
         if happened {
@@ -78,6 +82,22 @@ impl Faults {
         Ok(())
     }
 
+    /// Kills a node, lets it begin to start, and kills it again, a few times: a machine whose power comes and goes.
+    pub fn power_flickers(&mut self, world: &mut World) -> Result<(), Violation> {
+        let node = world.random.index(world.nodes.len());
+        for _ in 0..=world.random.below(3) {
+            if !kill_node(world, node) {
+                return Ok(());
+            }
+            world.start_node(node);
+            let uptime = Duration::from_micros(world.random.below(START_US_MAX));
+            world.run_until(uptime, |_| false)?;
+        }
+        marks::hit("fault.killed_while_starting");
+        self.count += 1;
+        Ok(())
+    }
+
     /// Undoes what can be undone.
     pub fn end(&mut self, world: &mut World) {
         world.simulation.set_network(LinkFaults::default());
@@ -85,28 +105,51 @@ impl Faults {
             kill_node(world, node);
         }
         repair(world);
+        // A relay keeps asking the node that has most, also when that node cannot read all of it any more: somebody takes
+        // a node with a rotten disk out of service.
+        for node in 0..world.nodes.len() {
+            if world.nodes[node].rotten {
+                kill_node(world, node);
+            }
+        }
     }
+}
 
-    /// A disk is replaced by an empty one, or rots.
-    fn damage(&mut self, world: &mut World, node: usize) -> bool {
-        if self.damages_left == 0 || world.nodes[node].damaged {
-            return false;
-        }
-        self.damages_left -= 1;
-        kill_node(world, node);
-        let machine = world.nodes[node].machine;
-        world.nodes[node].damaged = true;
-        if world.random.percent(50) {
-            marks::hit("fault.disk_emptied");
-            world.simulation.empty_disk(machine);
-        } else {
-            marks::hit("fault.rot");
-            let bits = 1 + world.random.below(20);
-            world.simulation.rot(machine, JOURNAL, bits);
-        }
-        world.start_node(node);
-        true
+/// A disk is replaced by an empty one, or rots.
+fn damage(world: &mut World, node: usize) -> bool {
+    if world.nodes[node].damaged || !world.may_lose(node) {
+        return false;
     }
+    kill_node(world, node);
+    let machine = world.nodes[node].machine;
+    world.nodes[node].damaged = true;
+    if world.random.percent(50) {
+        marks::hit("fault.disk_emptied");
+        world.simulation.empty_disk(machine);
+    } else {
+        marks::hit("fault.rot");
+        world.nodes[node].rotten = true;
+        let bits = 1 + world.random.below(20);
+        world.simulation.rot(machine, JOURNAL, bits);
+    }
+    world.start_node(node);
+    true
+}
+
+fn start_changing(world: &mut World) -> bool {
+    let starts = world.start_changing(false).is_some();
+    if starts {
+        marks::hit("fault.members_change");
+    }
+    starts
+}
+
+fn stop_changing(world: &mut World) -> bool {
+    let stops = world.stop_changing();
+    if stops {
+        marks::hit("fault.operator_left");
+    }
+    stops
 }
 
 /// Machines that talk to nodes.

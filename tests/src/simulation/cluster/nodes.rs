@@ -1,11 +1,11 @@
 //! The machines that run `firn-node`.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::path::PathBuf;
 use std::rc::Rc;
 
 use firn_core::consensus::state::TimelineState;
-use firn_core::types::{NodeId, TimelineKey};
+use firn_core::types::{Lsn, NodeId, TimelineKey};
 use firn_core::wire::walproposer::APPEND_BYTES_MAX;
 use firn_node::journal::JournalOptions;
 use firn_node::runtime::sim::{MachineId, Simulation};
@@ -13,6 +13,8 @@ use firn_node::shard::Shard;
 use firn_node::shard::node::{NodeOptions, ShardStarts, prepare, run_watched_shard};
 use firn_node::shard::request::NodeHandle;
 use futures_util::future::join;
+
+use super::follower::Read;
 
 /// Port of every node.
 pub const NODE_PORT: u16 = 5454;
@@ -27,13 +29,43 @@ pub struct NodeMachine {
     pub shards: usize,
     /// The disk was emptied or rotted once: it may have lost what it acknowledged.
     pub damaged: bool,
+    /// The damage was rot, which may show late: where WAL is read again.
+    pub rotten: bool,
     /// The disk misbehaves at the moment.
     pub sick: bool,
     /// The durable state when it was last looked at.
     pub last_seen: Option<TimelineState>,
+    /// It was told that a membership does without it.
+    pub leaves: bool,
+    /// Committed bytes that it gave out and nobody compared yet.
+    pub reads: Rc<RefCell<Vec<Read>>>,
+    /// Up to where its committed bytes were compared.
+    pub compared: Lsn,
+    /// Its committed log is being read in this life.
+    pub is_followed: bool,
+    door: Door,
+    failed: Rc<RefCell<Option<String>>>,
+}
+
+/// The way into a node's process, whichever runs.
+#[derive(Clone)]
+pub struct Door {
+    /// The node.
+    pub id: NodeId,
+    shards: Rc<Cell<usize>>,
     /// The shards that have recovered.
     opened: Rc<RefCell<Vec<Shard>>>,
-    failed: Rc<RefCell<Option<String>>>,
+}
+
+impl Door {
+    /// The way to its shards, once all have recovered.
+    pub fn handle(&self) -> Option<NodeHandle> {
+        let opened = self.opened.borrow();
+        opened
+            .first()
+            .filter(|_| opened.len() == self.shards.get())
+            .map(|shard| shard.node().clone())
+    }
 }
 
 impl NodeMachine {
@@ -44,16 +76,22 @@ impl NodeMachine {
             machine: simulation.add_machine(&format!("node-{id}")),
             shards,
             damaged: false,
+            rotten: false,
             sick: false,
             last_seen: None,
-            opened: Rc::default(),
+            leaves: false,
+            reads: Rc::default(),
+            compared: Lsn::INVALID,
+            is_followed: false,
+            door: Door { id, shards: Rc::default(), opened: Rc::default() },
             failed: Rc::default(),
         }
     }
 
     /// Starts the node's process.
     pub fn start(&mut self, simulation: &Simulation) {
-        self.opened.borrow_mut().clear();
+        self.forget_process();
+        self.door.shards.set(self.shards);
         let options = NodeOptions {
             data: PathBuf::from("/data"),
             listen: format!("0.0.0.0:{NODE_PORT}"),
@@ -68,7 +106,7 @@ impl NodeMachine {
         *self.failed.borrow_mut() = None;
         simulation.start(self.machine, self.shards, |runtime| {
             let start = starts.take(runtime.shard_index());
-            let (opened, failed) = (self.opened.clone(), self.failed.clone());
+            let (opened, failed) = (self.door.opened.clone(), self.failed.clone());
             let starting = starting.borrow_mut().take();
             async move {
                 let notes = |shard: &Shard| opened.borrow_mut().push(shard.clone());
@@ -87,8 +125,26 @@ impl NodeMachine {
 
     /// The power goes.
     pub fn kill(&mut self, simulation: &Simulation) {
-        self.opened.borrow_mut().clear();
+        self.forget_process();
         simulation.kill(self.machine);
+    }
+
+    fn forget_process(&mut self) {
+        self.door.opened.borrow_mut().clear();
+        self.reads.borrow_mut().clear();
+        self.is_followed = false;
+    }
+
+    /// The timeline's copy here is given up: a membership does without it, or another disk is put in.
+    pub fn forget_timeline(&mut self) {
+        self.leaves = false;
+        self.last_seen = None;
+        self.compared = Lsn::INVALID;
+    }
+
+    /// The way into its process.
+    pub fn door(&self) -> Door {
+        self.door.clone()
     }
 
     /// How it is, for a violation's words.
@@ -96,7 +152,7 @@ impl NodeMachine {
         let damaged = if self.damaged { " damaged," } else { "" };
         let run = match self.failed.borrow().as_ref() {
             Some(reason) => format!("did not start: {reason}"),
-            None => format!("{} of {} shards run", self.opened.borrow().len(), self.shards),
+            None => format!("{} of {} shards run", self.door.opened.borrow().len(), self.shards),
         };
         let seen = self.last_seen.as_ref().map_or("nothing".to_string(), |state| {
             format!("term {} log {} commit {}", state.term, state.record_end_lsn, state.commit_lsn)
@@ -106,15 +162,14 @@ impl NodeMachine {
 
     /// The shard of a timeline, once it has recovered.
     pub fn shard(&self, key: TimelineKey) -> Option<Shard> {
-        let opened = self.opened.borrow();
+        let opened = self.door.opened.borrow();
         let number = opened.first()?.node().shard_of(key.tenant_id);
         opened.iter().find(|shard| shard.number() == number).cloned()
     }
 
     /// The way to its shards, once all have recovered.
     pub fn handle(&self) -> Option<NodeHandle> {
-        let opened = self.opened.borrow();
-        opened.first().filter(|_| opened.len() == self.shards).map(|shard| shard.node().clone())
+        self.door.handle()
     }
 }
 

@@ -1,24 +1,27 @@
 //! One run: machines, the timeline's creation, steps with faults between them, and the proof at the end.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
 use firn_core::api::{CreateTimeline, Fenced};
 use firn_core::consensus::membership::{Member, Membership};
+use firn_core::consensus::state::TimelineState;
 use firn_core::marks;
 use firn_core::types::{
     Generation, Id, Lsn, NodeId, PostgresVersion, SystemId, TenantId, TimelineId, TimelineKey,
 };
 use firn_node::relay;
 use firn_node::relay::options::{RelayArguments, RelayOptions};
-use firn_node::runtime::TaskClass;
 use firn_node::runtime::sim::{MachineId, Simulation, Trace};
 use firn_node::shard::request::{ManagementError, Request};
 
 use super::audit::Audit;
 use super::faults::Faults;
+use super::follower;
 use super::nodes::{NODE_PORT, NodeMachine};
+use super::operator::{Note, Work};
 use super::postgres::{POSTGRES_PORT, PostgresMachine};
 use crate::simulation::checks::{Log, Violation};
 use crate::simulation::ledger::Ledger;
@@ -36,8 +39,12 @@ const CALM_US_MAX: u64 = 3_000_000;
 const RUN_MAX: Duration = Duration::from_secs(600);
 /// Virtual time that a healed cluster has for each step of the proof: more than all back-offs and time-outs together.
 const QUIET_MAX: Duration = Duration::from_secs(180);
-/// WAL read at once by the proof.
-const READ_BYTES: usize = 256 * 1024;
+/// Nodes that are no members at first.
+const SPARE_NODES: u64 = 1;
+/// Changes after which a healed cluster has come to the end of the one that was begun.
+const CHANGES_MAX: usize = 20;
+/// WAL below what was compared that is read again after a restart.
+const READ_AGAIN_BYTES: u64 = 256 * 1024;
 
 /// What a run was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,6 +68,15 @@ pub struct RelayMachine {
     ended: Rc<RefCell<Option<String>>>,
 }
 
+/// Whether anything changed that the audit looks at.
+fn is_other(seen: &TimelineState, now: &TimelineState) -> bool {
+    let essence = |state: &TimelineState| {
+        let positions = (state.commit_lsn, state.record_end_lsn, state.write_lsn);
+        (state.term, positions, state.membership.generation, state.term_history.0.len())
+    };
+    essence(seen) != essence(now) || seen.term_history.0.last() != now.term_history.0.last()
+}
+
 /// Everything.
 pub struct World {
     /// The machines.
@@ -74,6 +90,9 @@ pub struct World {
     /// Relays of the first primary, two of them.
     pub relays: Vec<RelayMachine>,
     operator: MachineId,
+    /// Changes the members.
+    changer: MachineId,
+    notes: Rc<RefCell<Vec<Note>>>,
     membership: Membership,
     key: TimelineKey,
     cluster: Cluster,
@@ -103,7 +122,10 @@ pub fn run(seed: u64) -> Result<Outcome, Violation> {
         } else {
             world.run_until(calm, |_| false)?;
         }
-        faults.inject(&mut world);
+        match world.random.percent(15) {
+            true => faults.power_flickers(&mut world)?,
+            false => faults.inject(&mut world),
+        }
     }
     faults.end(&mut world);
     world.prove()?;
@@ -120,10 +142,10 @@ impl World {
         let simulation = Simulation::new(seed);
         let mut random = Random::new(seed);
         let node_count = if random.percent(70) { 3 } else { 5 };
-        let nodes: Vec<NodeMachine> = (1..=node_count)
+        let nodes: Vec<NodeMachine> = (1..=node_count + SPARE_NODES)
             .map(|id| NodeMachine::new(&simulation, NodeId(id), 1 + random.index(3)))
             .collect();
-        let members = nodes
+        let members = nodes[..node_count as usize]
             .iter()
             .map(|node| Member {
                 id: node.id,
@@ -131,6 +153,7 @@ impl World {
                 pg_port: NODE_PORT,
             })
             .collect();
+        let membership = Membership { generation: Generation(1), members, new_members: None };
         let cluster = Cluster {
             postgres_version: PostgresVersion(160_009),
             system_id: SystemId(7_000_000_000_000_000_001),
@@ -143,7 +166,10 @@ impl World {
         let id = Id([7; 16]);
         let mut world = World {
             operator: simulation.add_machine("operator"),
-            membership: Membership { generation: Generation(1), members, new_members: None },
+            changer: simulation.add_machine("operator-2"),
+            notes: Rc::default(),
+            audit: Audit::new(Lsn(cluster.segment_size_bytes), membership.clone()),
+            membership,
             key: TimelineKey { tenant_id: TenantId(id), timeline_id: TimelineId(id) },
             simulation,
             random,
@@ -151,7 +177,6 @@ impl World {
             postgres: vec![postgres],
             relays: Vec::new(),
             cluster,
-            audit: Audit::new(Lsn(cluster.segment_size_bytes)),
             ledger,
             acknowledged: 0,
         };
@@ -201,23 +226,149 @@ impl World {
         violation.map_or(Ok(held), Err)
     }
 
-    /// Looks at every node that runs, and at what clients were told.
+    /// Looks at every node that runs, at what clients were told, and at what the operator does.
     fn check(&mut self) -> Result<(), Violation> {
+        self.take_notes()?;
         let mut highest = Lsn::INVALID;
-        for node in &mut self.nodes {
-            let Some(shard) = node.shard(self.key) else { continue };
-            let Some(state) = shard.durable_state(self.key) else { continue };
-            if node.last_seen.as_ref() != Some(&*state) {
-                self.audit.node(node, &state)?;
-                highest = highest.max(state.commit_lsn);
+        for index in 0..self.nodes.len() {
+            highest = highest.max(self.look_at(index)?);
+        }
+        highest = highest.max(self.ledger_end());
+        self.audit.commits(highest, &self.nodes)?;
+        for index in 0..self.nodes.len() {
+            self.compare_bytes(index)?;
+        }
+        self.audit.ledger(&self.ledger.borrow())
+    }
+
+    /// What a node knows as committed.
+    fn look_at(&mut self, index: usize) -> Result<Lsn, Violation> {
+        let node = &mut self.nodes[index];
+        let Some(shard) = node.shard(self.key) else { return Ok(Lsn::INVALID) };
+        if !node.is_followed {
+            node.is_followed = true;
+            let again = self.random.below(READ_AGAIN_BYTES);
+            let from =
+                if self.random.percent(25) { 0 } else { node.compared.0.saturating_sub(again) };
+            follower::follow(&shard, self.key, Lsn(from), node.reads.clone());
+        }
+        let timeline = shard.timeline(self.key);
+        let Some(state) = shard.durable_state(self.key) else {
+            if node.leaves {
+                node.forget_timeline();
+            } else if node.last_seen.is_some() && !node.damaged {
+                return Err(self.audit.lost_timeline(node, false));
+            }
+            return Ok(Lsn::INVALID);
+        };
+        if shard.is_suspect(self.key) && !node.damaged {
+            return Err(self.audit.lost_timeline(node, true));
+        }
+        // A damaged node gives no vote, but what it has taken since counts: elections do without it until it has it all.
+        if node.last_seen.as_ref().is_none_or(|seen| is_other(seen, &state)) {
+            self.audit.node(node, &state)?;
+        }
+        let known = timeline.map_or(Lsn::INVALID, |timeline| timeline.positions().commit_lsn);
+        Ok(known.max(state.commit_lsn))
+    }
+
+    fn ledger_end(&mut self) -> Lsn {
+        let ledger = self.ledger.borrow();
+        let news = &ledger.entries()[self.acknowledged..];
+        let end = news.iter().map(|entry| entry.range.end).max().unwrap_or(Lsn::INVALID);
+        self.acknowledged = ledger.entries().len();
+        end
+    }
+
+    fn compare_bytes(&mut self, index: usize) -> Result<(), Violation> {
+        let reads = std::mem::take(&mut *self.nodes[index].reads.borrow_mut());
+        for (from, bytes) in reads {
+            let node = &mut self.nodes[index];
+            // What rot may have changed is not looked at: the node reads its CRCs.
+            self.audit.bytes(node, from, &bytes)?;
+            node.compared = node.compared.max(from + bytes.len() as u64);
+        }
+        Ok(())
+    }
+
+    fn take_notes(&mut self) -> Result<(), Violation> {
+        let notes = std::mem::take(&mut *self.notes.borrow_mut());
+        for note in notes {
+            match note {
+                Note::Issue(membership) => self.audit.issue(&membership, &self.nodes)?,
+                Note::Exclude(id) => {
+                    let node = self.nodes.iter_mut().find(|node| node.id == id);
+                    node.into_iter().for_each(|node| node.leaves = true);
+                }
+                Note::Complete(done, gone) => {
+                    self.audit.complete(done.generation);
+                    self.membership = done;
+                    self.clean(&gone);
+                }
             }
         }
-        let ledger = self.ledger.borrow();
-        if ledger.entries().len() > self.acknowledged {
-            self.acknowledged = ledger.entries().len();
-            highest = highest.max(ledger.end());
+        Ok(())
+    }
+
+    /// Nodes that are no members any more and were damaged get a new disk: they may become members again.
+    fn clean(&mut self, gone: &BTreeSet<NodeId>) {
+        for index in 0..self.nodes.len() {
+            let node = &mut self.nodes[index];
+            if gone.contains(&node.id) && node.damaged {
+                marks::hit("cluster.damaged_node_replaced");
+                (node.damaged, node.rotten) = (false, false);
+                node.forget_timeline();
+                if self.simulation.is_running(node.machine) {
+                    node.kill(&self.simulation);
+                }
+                self.simulation.empty_disk(node.machine);
+                self.start_node(index);
+            }
         }
-        self.audit.commits(highest, &self.membership, &self.nodes)
+    }
+
+    /// An operator begins to change the members, if none is at it.
+    pub fn start_changing(&mut self, only_finish: bool) -> Option<Rc<Cell<bool>>> {
+        if self.simulation.is_running(self.changer) {
+            return None;
+        }
+        let damaged = self.nodes.iter().filter(|node| node.damaged).map(|node| node.id).collect();
+        let idle = Rc::new(Cell::new(false));
+        let work = Rc::new(Work {
+            key: self.key,
+            doors: self.nodes.iter().map(NodeMachine::door).collect(),
+            damaged,
+            only_finish,
+            random: RefCell::new(self.random.fork()),
+            notes: self.notes.clone(),
+            idle: idle.clone(),
+        });
+        self.simulation.start(self.changer, 1, |runtime| {
+            let work = work.clone();
+            async move { work.run(&runtime).await }
+        });
+        Some(idle)
+    }
+
+    /// The operator walks away.
+    pub fn stop_changing(&mut self) -> bool {
+        let runs = self.simulation.is_running(self.changer);
+        if runs {
+            self.simulation.kill(self.changer);
+        }
+        runs
+    }
+
+    /// Whether the node is a member, and a majority of every membership that may be in use keeps its disks without it.
+    pub fn may_lose(&self, node: usize) -> bool {
+        let keeps = |id| {
+            let whole = self.nodes.iter().enumerate();
+            whole.filter(|(index, _)| *index != node).any(|(_, n)| n.id == id && !n.damaged)
+        };
+        let memberships = self.audit.memberships();
+        let id = self.nodes[node].id;
+        memberships.iter().any(|membership| membership.contains(id))
+            && memberships.iter().all(|membership| membership.is_quorum(keeps))
     }
 
     fn create_timeline(&mut self) -> Result<(), Violation> {
@@ -226,7 +377,7 @@ impl World {
         let started = self
             .run_until(QUIET_MAX, |world| world.nodes.iter().all(|node| node.handle().is_some()))?;
         assert!(started, "nodes start on empty disks");
-        for index in 0..self.nodes.len() {
+        for index in 0..self.membership.members.len() {
             let start_lsn = self.postgres[0].server.borrow().primary.wal().start();
             let body = CreateTimeline {
                 key: self.key,
@@ -284,8 +435,56 @@ impl World {
             let acknowledged = self.ledger.borrow().end();
             return Err(format!("fenced at {}, but {acknowledged} was acknowledged", fenced.lsn));
         }
-        let log = self.read_committed(fenced.lsn)?;
-        self.go_on(&log)
+        self.wait_for_bytes(fenced.lsn)?;
+        let committed = self.audit.committed();
+        let log = Log { start: committed.start, bytes: committed.bytes.clone() };
+        assert_eq!(log.end(), fenced.lsn, "nothing is committed behind a fence");
+        self.go_on(&log)?;
+        self.finish_change()
+    }
+
+    /// Every member that can be trusted comes to hold all that is committed, and gives it out.
+    fn wait_for_bytes(&mut self, lsn: Lsn) -> Result<(), Violation> {
+        let read = self.run_until(QUIET_MAX, |world| world.audit.committed().end() >= lsn)?;
+        let unchecked = self.audit.unchecked(&self.ledger.borrow());
+        match read && unchecked == 0 {
+            true => Ok(()),
+            false => Err(format!(
+                "without faults, nobody gives out what is committed up to {lsn}, and {unchecked} acknowledged records: {}",
+                self.describe()
+            )),
+        }
+    }
+
+    /// A change of members that was begun comes to its end, and then every member gives out the same committed bytes.
+    fn finish_change(&mut self) -> Result<(), Violation> {
+        self.stop_changing();
+        if self.nodes.iter().any(|node| node.rotten) {
+            // It is out of service, and may be one that has to catch up.
+            return Ok(());
+        }
+        for _ in 0..CHANGES_MAX {
+            let Some(idle) = self.start_changing(true) else { continue };
+            let changer = self.changer;
+            let simulation = self.simulation.clone();
+            self.run_until(QUIET_MAX, |_| !simulation.is_running(changer))?;
+            if idle.get() {
+                let lsn = self.audit.committed().end();
+                let agree = self.run_until(QUIET_MAX, |world| {
+                    let members =
+                        world.nodes.iter().filter(|node| world.membership.contains(node.id));
+                    members.filter(|node| !node.damaged).all(|node| node.compared >= lsn)
+                })?;
+                return match agree {
+                    true => Ok(()),
+                    false => Err(format!(
+                        "without faults, not all members reach {lsn}: {}",
+                        self.describe()
+                    )),
+                };
+            }
+        }
+        Err(format!("without faults, the change of members does not end: {}", self.describe()))
     }
 
     fn fence(&mut self) -> Result<Fenced, Violation> {
@@ -293,7 +492,8 @@ impl World {
         // Another node is asked when one cannot: as people do.
         for attempt in 0..4 * self.nodes.len() {
             let node = attempt % self.nodes.len();
-            if self.nodes[node].damaged {
+            let id = self.nodes[node].id;
+            if self.nodes[node].damaged || !self.membership.contains(id) {
                 continue;
             }
             let key = self.key;
@@ -308,58 +508,6 @@ impl World {
             self.run_until(Duration::from_secs(2), |_| false)?;
         }
         Err(format!("without faults, no fence: {last}; {}", self.describe()))
-    }
-
-    /// Reads the committed log from every node that can be trusted; they agree. Gives the longest.
-    fn read_committed(&mut self, fenced: Lsn) -> Result<Log, Violation> {
-        let start = Lsn(self.cluster.segment_size_bytes);
-        let mut longest = Log { start, bytes: Vec::new() };
-        for index in 0..self.nodes.len() {
-            let node = &self.nodes[index];
-            let Some(shard) = node.shard(self.key).filter(|_| !node.damaged) else { continue };
-            let Some(state) = shard.durable_state(self.key).map(|state| state.clone()) else {
-                continue;
-            };
-            let Ok(timeline) = shard.timeline(self.key) else { continue };
-            let end = state.commit_lsn.min(fenced);
-            let done = Rc::new(RefCell::new(None));
-            let result = done.clone();
-            let reading = async move {
-                let mut log = Log { start: state.local_start_lsn, bytes: Vec::new() };
-                while log.end() < end {
-                    let length = READ_BYTES.min((end - log.end()) as usize);
-                    match timeline.read_wal(log.end(), length).await {
-                        Ok(bytes) if !bytes.is_empty() => log.bytes.extend(bytes),
-                        Ok(_) => break,
-                        Err(error) => {
-                            *result.borrow_mut() = Some(Err(error.to_string()));
-                            return;
-                        }
-                    }
-                }
-                *result.borrow_mut() = Some(Ok(log));
-            };
-            shard.runtime().spawn(TaskClass::Latency, reading).detach();
-            self.run_until(QUIET_MAX, |_| done.borrow().is_some())?;
-            let id = self.nodes[index].id;
-            let log =
-                done.borrow_mut().take().ok_or(format!("node {id} does not read its WAL"))??;
-            if log.end() < end {
-                return Err(format!("node {id} has committed {end} but reads up to {}", log.end()));
-            }
-            self.audit.log(&self.nodes[index], &log, &self.ledger.borrow())?;
-            let common = log.end().min(longest.end());
-            if log.start <= start && longest.read(start, common) != log.read(start, common) {
-                return Err(format!("node {id} has another committed log than the others"));
-            }
-            if log.start <= start && log.end() > longest.end() {
-                longest = log;
-            }
-        }
-        if longest.end() < self.ledger.borrow().end() {
-            return Err(format!("nobody has committed {}", self.ledger.borrow().end()));
-        }
-        Ok(longest)
     }
 
     fn go_on(&mut self, log: &Log) -> Result<(), Violation> {
@@ -413,10 +561,9 @@ impl World {
             tenant: self.key.tenant_id,
             timeline: self.key.timeline_id,
             acceptors: self
-                .membership
-                .members
+                .nodes
                 .iter()
-                .map(|member| format!("{}:{}", member.host, member.pg_port))
+                .map(|node| format!("node-{}:{NODE_PORT}", node.id))
                 .collect(),
             slot: "firn".to_string(),
             application_name: None,

@@ -11,6 +11,8 @@ pub(super) const SECTOR_BYTES: u64 = 512;
 pub(super) const ALL_SECTORS: u8 = u8::MAX;
 const _: () = assert!(PAGE_BYTES / SECTOR_BYTES == u8::BITS as u64);
 
+const ZEROES: [u8; PAGE_BYTES as usize] = [0; PAGE_BYTES as usize];
+
 pub(super) type Page = Arc<[u8; PAGE_BYTES as usize]>;
 
 /// One view of a file. Pages that hold only zeroes may be missing.
@@ -39,7 +41,7 @@ impl Contents {
     pub(super) fn write(&mut self, offset_bytes: u64, from: &[u8]) {
         for (page, within, part) in parts(offset_bytes, from.len()) {
             let source = &from[part];
-            if !self.pages.contains_key(&page) && source.iter().all(|byte| *byte == 0) {
+            if !self.pages.contains_key(&page) && *source == ZEROES[..source.len()] {
                 continue;
             }
             let bytes = self.pages.entry(page).or_insert_with(zero_page);
@@ -130,5 +132,5 @@ fn parts(
 }
 
 fn zero_page() -> Page {
-    Arc::new([0; PAGE_BYTES as usize])
+    Arc::new(ZEROES)
 }
