@@ -7,7 +7,7 @@ use crate::allocations::allocated_bytes;
 use crate::cpu_time::thread_cpu_seconds;
 use crate::figures::figure::{Figure, Goal};
 use crate::redo::recording::{Recording, SEGMENT_BYTES};
-use crate::redo::{Rounds, per_second, stock};
+use crate::redo::{Rounds, allocated_per_record, per_second, stock};
 
 /// WAL with full_page_writes off, in GB/s.
 const GOAL_GB_PER_SECOND: f64 = 1.0;
@@ -67,12 +67,6 @@ pub fn figures(recording: &Recording, rounds: usize) -> Result<Vec<Figure>> {
             baseline: baseline(per_second(recording.records, theirs.median())),
             goal: Goal::None,
         },
-        Figure {
-            name: format!("bytes allocated per record by the decoder, {name}"),
-            unit: "bytes",
-            measured: allocated as f64 / (recording.records * rounds as u64) as f64,
-            baseline: None,
-            goal: Goal::AtMost(0.0),
-        },
+        allocated_per_record("the decoder", recording, allocated, rounds),
     ])
 }

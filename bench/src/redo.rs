@@ -156,6 +156,22 @@ pub fn per_second(count: u64, seconds: f64) -> f64 {
     count as f64 / seconds
 }
 
+/// What `part` allocated in `rounds` rounds over the recording.
+pub fn allocated_per_record(
+    part: &str,
+    recording: &Recording,
+    bytes: u64,
+    rounds: usize,
+) -> Figure {
+    Figure {
+        name: format!("bytes allocated per record by {part}, {}", recording.name()),
+        unit: "bytes",
+        measured: bytes as f64 / (recording.records * rounds as u64) as f64,
+        baseline: None,
+        goal: Goal::AtMost(0.0),
+    }
+}
+
 fn redo_figures(recording: &Recording, rounds: usize) -> Result<(Vec<Figure>, String)> {
     let mut pages = Pages::read(&recording.base())?;
     prepare(recording, &mut pages)?;
@@ -193,14 +209,7 @@ fn redo_figures(recording: &Recording, rounds: usize) -> Result<(Vec<Figure>, St
             baseline: baseline(megabytes / theirs.median()),
             goal: Goal::None,
         },
-        Figure {
-            name: format!("bytes allocated per record by redo, {name}"),
-            unit: "bytes",
-            measured: allocated as f64 / (done.records * rounds as u64) as f64,
-            baseline: None,
-            // The decoder's buffer for a record that crosses a page: once a stream, not once a record.
-            goal: Goal::AtMost(0.01),
-        },
+        allocated_per_record("redo", recording, allocated, rounds),
     ];
     if off {
         pages.copy_from(&base);

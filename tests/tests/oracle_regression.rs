@@ -11,10 +11,9 @@ use firn_tests::oracle::report::{Report, Table};
 use firn_tests::postgres_versions::postgres_versions;
 
 #[test]
-#[ignore = "needs Postgres' source: ./test oracle --regression DIRECTORY"]
 fn core_regression_sql_replays_to_the_servers_own_pages() {
     let folder = std::env::var_os("FIRN_POSTGRES_REGRESSION")
-        .expect("FIRN_POSTGRES_REGRESSION names src/test/regress of Postgres' source");
+        .expect("no FIRN_POSTGRES_REGRESSION: run ./test oracle --regression DIRECTORY");
     let folder = PathBuf::from(folder);
     let pass = Pass { pgbench: false, ..PASSES[0] };
     let reports: Vec<Report> = postgres_versions()

@@ -8,8 +8,8 @@ use anyhow::{Context, Result, ensure};
 use firn_core::postgres::redo::effect::Parameters;
 use firn_core::types::Lsn;
 
-use super::data_directory::{DEFAULT_TABLESPACE, GLOBAL_TABLESPACE, entries};
 use super::state::State;
+use crate::local::data_directory::{DEFAULT_TABLESPACE, GLOBAL_TABLESPACE, entries};
 
 /// Reads all of it.
 pub fn read(data: &Path) -> Result<State> {

@@ -69,7 +69,8 @@ fn add_folder(
     Ok(())
 }
 
-fn entries(folder: &Path) -> Result<Vec<(String, PathBuf)>> {
+/// Names and paths of a folder's entries.
+pub fn entries(folder: &Path) -> Result<Vec<(String, PathBuf)>> {
     let list = fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))?;
     list.map(|entry| {
         let entry = entry?;
