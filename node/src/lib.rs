@@ -10,5 +10,6 @@ pub mod latencies;
 pub mod peers;
 pub mod relay;
 pub mod runtime;
+pub mod service_manager;
 pub mod shard;
 pub mod wal_service;

@@ -10,11 +10,13 @@ use clap::{Parser, Subcommand};
 use firn_core::api::PortsFile;
 use firn_node::auth::PublicKeys;
 use firn_node::config::arguments::RunArguments;
+use firn_node::config::check;
 use firn_node::control::routes::router;
 use firn_node::control::server::{self, ControlState};
 use firn_node::journal::JournalOptions;
 use firn_node::relay::options::RelayArguments;
 use firn_node::runtime::{Checked, RuntimeOptions, block_on, check_start, start_shards};
+use firn_node::service_manager;
 use firn_node::shard::node::{NodeOptions, ShardStarts, prepare, run_shard};
 use tracing_subscriber::EnvFilter;
 
@@ -46,6 +48,7 @@ fn main() -> ExitCode {
         .with_writer(stderr)
         .init();
     match command {
+        Command::Run(arguments) if arguments.check_config => check_config(&arguments),
         Command::Run(arguments) => end(&run(arguments).err(), ExitCode::FAILURE),
         Command::Relay(arguments) => {
             let options = match arguments.check(&|name| std::env::var(name).ok()) {
@@ -89,11 +92,31 @@ fn one_line(error: &anyhow::Error) -> String {
     line.replace('\n', " ")
 }
 
+/// One line for each problem, on standard error as a refused start; one line on standard output when there is none.
+fn check_config(arguments: &RunArguments) -> ExitCode {
+    let report = check::check(arguments);
+    for note in &report.notes {
+        eprintln!("firn-node: note: {note}");
+    }
+    for problem in &report.problems {
+        eprintln!("firn-node: {}", one_line(problem));
+    }
+    if !report.problems.is_empty() {
+        return ExitCode::FAILURE;
+    }
+    let whose = match report.node_id {
+        Some(node_id) => format!("node {node_id}"),
+        None => "a new node".to_string(),
+    };
+    println!("{whose} can start: {} shards on {}", report.shards, arguments.data.display());
+    ExitCode::SUCCESS
+}
+
 fn run(arguments: RunArguments) -> anyhow::Result<()> {
-    let (listen, http) = arguments.addresses()?;
+    let (listen, http) = (arguments.listen_address()?, arguments.http_address()?);
     let available = std::thread::available_parallelism().map_or(1, usize::from);
     let shards = arguments.shard_count(available)?;
-    let advertised = arguments.advertise.as_deref().map(advertised_address).transpose()?;
+    let advertised = arguments.advertised()?;
     let public_keys = arguments.auth_public_key.as_deref().map(PublicKeys::load).transpose()?;
     let public_keys = public_keys.map(Arc::new);
     let control = server::bind(http).context("--http")?;
@@ -148,17 +171,9 @@ fn run(arguments: RunArguments) -> anyhow::Result<()> {
         write_ports(path, &ports)?;
     }
     tracing::info!(%node_id, pg = %node.listen, pg_host, pg_port, %http, shards, "node serves");
+    service_manager::ready();
     running.join()?;
     anyhow::bail!("all shards have stopped")
-}
-
-fn advertised_address(text: &str) -> anyhow::Result<(String, u16)> {
-    let parsed = text.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse().ok()?)));
-    let (host, port) = parsed
-        .filter(|(host, port): &(&str, u16)| !host.is_empty() && *port != 0)
-        .with_context(|| format!("--advertise {text}: expected HOST:PORT"))?;
-    // Brackets belong to the written form of an IPv6 address only.
-    Ok((host.trim_matches(['[', ']']).to_string(), port))
 }
 
 /// Replaced in one step, so that whoever waits for the file reads a whole one.

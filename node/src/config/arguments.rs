@@ -57,6 +57,9 @@ pub struct RunArguments {
     /// Number of the node: chosen at random for a new data directory, compared with that of an old one
     #[arg(long, value_name = "ID", value_parser = parse_node_id)]
     pub node_id: Option<NodeId>,
+    /// Look at everything that a start would look at, change nothing, say each problem in a line, and end
+    #[arg(long)]
+    pub check_config: bool,
 }
 
 /// Implementations of the runtime that can be chosen.
@@ -99,6 +102,12 @@ pub enum ArgumentError {
         /// The number.
         found: usize,
     },
+    /// An advertised address that is none.
+    #[error("--advertise {value}: expected HOST:PORT")]
+    Advertise {
+        /// The value.
+        value: String,
+    },
     /// Fewer cores than shards.
     #[error("--cores names {cores} cores for {shards} shards: expected one for each")]
     Cores {
@@ -110,11 +119,28 @@ pub enum ArgumentError {
 }
 
 impl RunArguments {
-    /// Both listening addresses, resolved and allowed.
-    pub fn addresses(&self) -> Result<(SocketAddr, SocketAddr), ArgumentError> {
-        let listen = self.address("--listen", &self.listen)?;
-        let http = self.address("--http", &self.http)?;
-        Ok((listen, http))
+    /// Address of the Postgres-protocol port, resolved and allowed.
+    pub fn listen_address(&self) -> Result<SocketAddr, ArgumentError> {
+        self.address("--listen", &self.listen)
+    }
+
+    /// Address of the HTTP port, resolved and allowed.
+    pub fn http_address(&self) -> Result<SocketAddr, ArgumentError> {
+        self.address("--http", &self.http)
+    }
+
+    /// Host and port under which others reach the Postgres-protocol port, if they were given.
+    pub fn advertised(&self) -> Result<Option<(String, u16)>, ArgumentError> {
+        let Some(value) = &self.advertise else { return Ok(None) };
+        let parsed =
+            value.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse().ok()?)));
+        match parsed {
+            // Brackets belong to the written form of an IPv6 address only.
+            Some((host, port @ 1..)) if !host.is_empty() => {
+                Ok(Some((host.trim_matches(['[', ']']).to_string(), port)))
+            }
+            _ => Err(ArgumentError::Advertise { value: value.clone() }),
+        }
     }
 
     fn address(&self, option: &'static str, value: &str) -> Result<SocketAddr, ArgumentError> {

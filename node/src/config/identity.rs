@@ -138,6 +138,34 @@ impl DataDirectory {
     }
 }
 
+/// Looks whether [`DataDirectory::open`] would take the directory, and changes nothing: whose it is, `None` when it is new.
+pub async fn inspect(
+    runtime: &Runtime,
+    path: &Path,
+    wanted: Option<NodeId>,
+) -> Result<Option<NodeId>, IdentityError> {
+    let owned = || path.to_path_buf();
+    if !runtime.exists(path).await? {
+        return Ok(None);
+    }
+    let lock = path.join("lock");
+    if runtime.exists(&lock).await? && runtime.is_locked(&lock)? {
+        return Err(IdentityError::InUse { path: owned() });
+    }
+    let file = path.join("node");
+    if !runtime.exists(&file).await? {
+        refuse_foreign(runtime, path).await?;
+        return Ok(None);
+    }
+    let found = read(runtime, path, &file).await?;
+    match wanted {
+        Some(expected) if expected != found => {
+            Err(IdentityError::OtherNode { path: owned(), expected, found })
+        }
+        _ => Ok(Some(found)),
+    }
+}
+
 async fn refuse_foreign(runtime: &Runtime, path: &Path) -> Result<(), IdentityError> {
     // `lost+found` is what a fresh file system holds; an unfinished creation leaves `node.new`.
     let known = ["lock", "node.new", "lost+found"];

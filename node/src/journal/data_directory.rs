@@ -17,7 +17,7 @@ use firn_core::marks;
 use firn_core::types::Id;
 
 use super::error::OpenError;
-use super::open::{journal_directory, look, other_journals, read_whole, recover};
+use super::open::{OpenReport, journal_directory, look, other_journals, read_whole, recover};
 use super::snapshots::{list_uses, snapshot_name};
 use crate::runtime::{Buffer, OpenOptions, Runtime};
 
@@ -37,16 +37,46 @@ pub async fn open_layout(runtime: &Runtime, data: &Path, shards: u32) -> Result<
         write_layout(runtime, data, &layout).await?;
         return Ok(layout);
     }
-    let options = OpenOptions::read().buffered();
-    let file = runtime.open(&path, options).await.map_err(OpenError::io("open", &path))?;
-    let bytes = read_whole(&file).await?;
-    let layout =
-        Layout::decode(&bytes).map_err(|error| OpenError::Format { path: path.clone(), error })?;
+    let layout = read_layout(runtime, &path).await?;
     if layout.journals.len() == shards as usize {
         clean_up(runtime, data, &layout, &journals).await?;
         return Ok(layout);
     }
     change_shards(runtime, data, &layout, shards, &journals).await
+}
+
+/// Recovers every journal of a data directory as a start would, and changes nothing: what each holds. A new directory has
+/// none.
+pub async fn inspect(
+    runtime: &Runtime,
+    data: &Path,
+) -> Result<Vec<(JournalNumber, OpenReport)>, OpenError> {
+    let path = data.join(LAYOUT);
+    if !runtime.exists(&path).await.map_err(OpenError::io("look for", &path))? {
+        let journals = journals(runtime, data).await?;
+        return if journals.is_empty() {
+            Ok(Vec::new())
+        } else {
+            Err(OpenError::MissingLayout { path })
+        };
+    }
+    let mut reports = Vec::new();
+    for journal in read_layout(runtime, &path).await?.journals {
+        let directory = journal_directory(data, journal);
+        // A first start that was cut short has written the layout only.
+        if runtime.exists(&directory).await.map_err(OpenError::io("look for", &directory))? {
+            let recovered = recover(&look(runtime, data, journal).await?).await?;
+            reports.push((journal, OpenReport::new(&recovered)));
+        }
+    }
+    Ok(reports)
+}
+
+async fn read_layout(runtime: &Runtime, path: &Path) -> Result<Layout, OpenError> {
+    let options = OpenOptions::read().buffered();
+    let file = runtime.open(path, options).await.map_err(OpenError::io("open", path))?;
+    let bytes = read_whole(&file).await?;
+    Layout::decode(&bytes).map_err(|error| OpenError::Format { path: path.to_path_buf(), error })
 }
 
 /// The journals that have a directory.

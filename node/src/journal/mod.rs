@@ -45,7 +45,7 @@ use firn_core::journal::segment::JournalNumber;
 use firn_core::journal::state::{LAYER_EDITS_BYTES_MAX, ShardState};
 use firn_core::types::{Lsn, TimelineKey};
 
-pub use data_directory::open_layout;
+pub use data_directory::{inspect, open_layout};
 pub use error::{JournalError, OpenError, Poison};
 pub use open::OpenReport;
 pub use options::{JournalOptions, OptionsError};

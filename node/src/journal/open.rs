@@ -42,6 +42,17 @@ pub struct OpenReport {
     pub corruption: Option<Corruption>,
 }
 
+impl OpenReport {
+    pub(super) fn new(recovered: &Recovered) -> OpenReport {
+        OpenReport {
+            replayed_frames: recovered.replayed_frames,
+            replayed_bytes: recovered.replayed_bytes,
+            void_frames: recovered.void_frames,
+            corruption: recovered.corruption.clone(),
+        }
+    }
+}
+
 /// The directory of a journal.
 pub(super) fn journal_directory(data: &Path, number: JournalNumber) -> PathBuf {
     data.join(format!("shard-{number}")).join("journal")
@@ -203,12 +214,7 @@ pub(super) async fn open(
     let found = look(runtime, data, number).await?;
     let recovered = recover(&found).await?;
     let foreign = other_journals(runtime, data, number, found.input.snapshot.as_ref()).await?;
-    let report = OpenReport {
-        replayed_frames: recovered.replayed_frames,
-        replayed_bytes: recovered.replayed_bytes,
-        void_frames: recovered.void_frames,
-        corruption: recovered.corruption.clone(),
-    };
+    let report = OpenReport::new(&recovered);
     say(number, &report);
     let (ring, unused) = sort_files(&found, &recovered, &options, foreign);
     remove_unused(runtime, &found.directory, &unused).await?;

@@ -173,4 +173,25 @@ impl Runtime {
             Err(error) => Err(named(error)),
         }
     }
+
+    /// Whether a process holds the lock of this file, which must exist. Nothing is changed, but a process that takes the
+    /// lock in the microseconds of this look finds it held. Not in the simulator.
+    ///
+    /// # Errors
+    /// Those of open(2) and flock(2).
+    pub fn is_locked(&self, path: impl AsRef<Path>) -> io::Result<bool> {
+        let path = path.as_ref();
+        assert!(
+            self.simulated().is_none(),
+            "simulated nodes start, they do not look whether they could"
+        );
+        let named = |error: rustix::io::Errno| at_path("look at the lock", path, error.into());
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let descriptor = rustix::fs::open(path, flags, Mode::empty()).map_err(named)?;
+        match rustix::fs::flock(&descriptor, FlockOperation::NonBlockingLockShared) {
+            Ok(()) => Ok(false),
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(true),
+            Err(error) => Err(named(error)),
+        }
+    }
 }

@@ -53,8 +53,8 @@ pub use options::{
 pub use shared::Runtime;
 pub use time::MonotonicTime;
 pub use uring::{
-    Checked, CoreClaim, ShardPanicked, Shards, StartError, block_on, block_on_with, check_start,
-    start_shards,
+    Checked, CoreClaim, ShardPanicked, Shards, StartError, block_on, block_on_with,
+    check_directory_unchanged, check_machine, check_start, start_shards,
 };
 
 #[cfg(test)]

@@ -15,16 +15,16 @@ fn run(options: &[&str]) -> Result<RunArguments, String> {
 
 #[test]
 fn without_keys_only_loopback_is_served() {
-    assert!(run(&[]).unwrap().addresses().is_ok());
-    assert!(run(&["--listen", "[::1]:0"]).unwrap().addresses().is_ok());
-    let error = run(&["--listen", "0.0.0.0:5454"]).unwrap().addresses().unwrap_err();
+    assert!(run(&[]).unwrap().listen_address().is_ok());
+    assert!(run(&["--listen", "[::1]:0"]).unwrap().listen_address().is_ok());
+    let error = run(&["--listen", "0.0.0.0:5454"]).unwrap().listen_address().unwrap_err();
     assert_eq!(
         error.to_string(),
         "--listen 0.0.0.0:5454 is not a loopback address: without --auth-public-key a node serves loopback only"
     );
-    assert!(run(&["--http", "0.0.0.0:0"]).unwrap().addresses().is_err());
+    assert!(run(&["--http", "0.0.0.0:0"]).unwrap().http_address().is_err());
     let open = run(&["--listen", "0.0.0.0:0", "--auth-public-key", "k"]).unwrap();
-    assert!(open.addresses().is_ok());
+    assert!(open.listen_address().is_ok());
 }
 
 #[test]
@@ -54,5 +54,12 @@ fn malformed_values_are_named() {
     assert!(run(&["--cores", "3-1"]).unwrap_err().contains("as 0-3,6"));
     assert!(run(&["--node-id", "0"]).unwrap_err().contains("from 1 to"));
     assert!(run(&["--runtime", "tokio"]).unwrap_err().contains("uring"));
-    assert!(run(&["--listen", "here"]).unwrap().addresses().is_err());
+    assert!(run(&["--listen", "here"]).unwrap().listen_address().is_err());
+    for (value, expected) in [("db.example:5454", Some("db.example")), ("[::1]:1", Some("::1"))] {
+        let found = run(&["--advertise", value]).unwrap().advertised().unwrap();
+        assert_eq!(found.map(|(host, _)| host).as_deref(), expected);
+    }
+    for value in ["", "host", ":1", "host:0", "host:99999"] {
+        assert!(run(&["--advertise", value]).unwrap().advertised().is_err(), "{value}");
+    }
 }

@@ -2,10 +2,12 @@
 //!
 //! Each finding is one line: refusals as [`StartError`], degradations as text for the log.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 
 use io_uring::{IoUring, Probe, opcode};
+use rustix::fs::{Access, Mode, OFlags};
+use rustix::io::{Errno, ReadWriteFlags};
 use rustix::process::{Resource, getrlimit};
 use thiserror::Error;
 
@@ -82,13 +84,53 @@ pub struct Checked {
 /// # Errors
 /// The first thing that Firn cannot do without.
 pub fn check_start(options: &RuntimeOptions, data_dir: &Path) -> Result<Checked, StartError> {
+    let checked = check_machine(options)?;
+    check_data_dir(data_dir)?;
+    Ok(checked)
+}
+
+/// Checks kernel, limits and cores.
+///
+/// # Errors
+/// The first thing that Firn cannot do without.
+pub fn check_machine(options: &RuntimeOptions) -> Result<Checked, StartError> {
     let mut checked =
         Checked { options: options.clone(), degraded: Vec::new(), claims: Vec::new() };
     check_kernel(&mut checked)?;
     check_limits(options)?;
     cores::check(&mut checked)?;
-    check_data_dir(data_dir)?;
     Ok(checked)
+}
+
+/// What [`check_start`] would find in a directory, by a file that never has a name: nothing is changed. `false`: this file
+/// system has no such files, so that direct I/O was not tried.
+///
+/// # Errors
+/// If the directory cannot be written or has no direct I/O.
+pub fn check_directory_unchanged(path: &Path) -> Result<bool, StartError> {
+    let not_writable =
+        |error: Errno| StartError::NotWritable { path: path.to_path_buf(), error: error.into() };
+    let open = |direct| {
+        let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC | direct;
+        rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR)
+    };
+    match open(OFlags::empty()) {
+        Ok(_) => {}
+        Err(Errno::OPNOTSUPP | Errno::ISDIR) => {
+            rustix::fs::access(path, Access::WRITE_OK | Access::EXEC_OK).map_err(not_writable)?;
+            return Ok(false);
+        }
+        Err(error) => return Err(not_writable(error)),
+    }
+    let durable = || {
+        let file = open(OFlags::DIRECT)?;
+        let written = Buffer::padded_copy(b"firn");
+        rustix::io::pwritev2(&file, &[IoSlice::new(&written)], 0, ReadWriteFlags::DSYNC)
+    };
+    match durable() {
+        Ok(_) => Ok(true),
+        Err(error) => Err(StartError::NoDirectIo { path: path.to_path_buf(), error: error.into() }),
+    }
 }
 
 fn check_kernel(checked: &mut Checked) -> Result<(), StartError> {

@@ -12,7 +12,7 @@ mod prepare;
 mod reactor;
 mod shard;
 
-pub use checks::{Checked, StartError, check_start};
+pub use checks::{Checked, StartError, check_directory_unchanged, check_machine, check_start};
 pub use cores::CoreClaim;
 pub(super) use reactor::Reactor;
 pub use shard::{ShardPanicked, Shards, block_on, block_on_with, start_shards};
