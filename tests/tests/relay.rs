@@ -201,9 +201,13 @@ fn wal_that_no_quorum_has_gives_way_to_a_promoted_standby() {
 
         cluster.nodes[1].start().unwrap();
         cluster.nodes[2].start().unwrap();
+        // The relay must be elected by the one that has the WAL; the vote that shows that nobody else has it comes later.
+        cluster.nodes[2].pause().unwrap();
         cluster.relay = cluster.relay_from(&promoted, "promoted.log");
         cluster.postgres = promoted;
         cluster.relay.start().unwrap();
+        cluster.wait_for_relay_line("elected").unwrap();
+        cluster.nodes[2].resume().unwrap();
         insert(&mut cluster, 2);
         cluster.wait_for_relay_line("cutting WAL that no quorum has").unwrap();
         assert_eq!(count(&cluster), 2, "the unacknowledged row is gone");

@@ -52,8 +52,9 @@ const SLOT_WAIT: Duration = Duration::from_secs(30);
 /// Pause between attempts to take the slot.
 const SLOT_RETRY: Duration = Duration::from_millis(200);
 
-/// How long acceptors may take to vote when their votes decide whether a primary can be followed.
-const VOTES_WAIT: Duration = Duration::from_secs(3);
+/// How long acceptors may take to vote when their votes decide whether a primary can be followed. Long enough for one
+/// that was just started or is slow: the other way out is to rebuild the primary.
+const VOTES_WAIT: Duration = Duration::from_secs(30);
 
 /// With fewer bytes than this in common in the last segment the one before is compared too.
 const COMPARED_BYTES_MIN: u64 = 64 << 10;

@@ -141,6 +141,20 @@ impl NodeProcess {
         }
     }
 
+    /// Stops it where it is, with its sockets open, until [`NodeProcess::resume`].
+    pub fn pause(&self) -> Result<()> {
+        self.process()?.signal(Signal::STOP)
+    }
+
+    /// Lets a paused node go on.
+    pub fn resume(&self) -> Result<()> {
+        self.process()?.signal(Signal::CONT)
+    }
+
+    fn process(&self) -> Result<&Process> {
+        self.process.as_ref().with_context(|| format!("{} does not run", self.name))
+    }
+
     /// Orderly shutdown.
     pub fn stop(&mut self) -> Result<()> {
         match self.process.take() {

@@ -77,6 +77,12 @@ impl Process {
         }
     }
 
+    /// Sends `signal`.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        kill_process(pid_of(self.pid()), signal)
+            .with_context(|| format!("cannot signal {}", self.name))
+    }
+
     /// `kill -9`, and waits until it is gone.
     pub fn kill(&mut self) -> Result<()> {
         if self.ended()?.is_none() {
@@ -89,8 +95,7 @@ impl Process {
     /// Sends `signal` and waits until the process is gone.
     pub fn stop(&mut self, signal: Signal) -> Result<ExitStatus> {
         if self.ended()?.is_none() {
-            kill_process(pid_of(self.pid()), signal)
-                .with_context(|| format!("cannot signal {}", self.name))?;
+            self.signal(signal)?;
         }
         if let Some(status) = wait_until(STOP_LIMIT, || self.child.try_wait().map_err(Into::into))?
         {
