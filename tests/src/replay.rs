@@ -17,7 +17,7 @@ use firn_tools::clock;
 use crate::recordings::{Record, RecordKind, Recording};
 
 /// Longest wait for an answer that the recording has.
-const ANSWER_LIMIT: Duration = Duration::from_secs(20);
+const ANSWER_LIMIT: Duration = Duration::from_secs(90);
 
 /// One thing that a server said, as far as two servers can be compared.
 #[derive(Debug, Clone, PartialEq, Eq)]

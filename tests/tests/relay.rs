@@ -171,8 +171,10 @@ fn a_promoted_standby_is_followed_when_nothing_committed_is_missing() {
         assert_eq!(count(&cluster), 3);
         for node in &cluster.nodes {
             let client = NodeClient::new(&node.url().unwrap(), None);
-            let history = client.wal_file(cluster.key, "00000002.history").unwrap();
-            let history = String::from_utf8(history.expect("the node knows the switch")).unwrap();
+            // One of them may be behind the quorum.
+            let history = wait_until(LIMIT, || client.wal_file(cluster.key, "00000002.history"));
+            let history = history.unwrap().expect("every node is told of the switch");
+            let history = String::from_utf8(history).unwrap();
             assert!(history.starts_with("1\t"), "{history}");
         }
     }

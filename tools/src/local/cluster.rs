@@ -25,7 +25,7 @@ const NODES: usize = 3;
 /// The relay's `application_name`, which Postgres waits for.
 pub const RELAY_NAME: &str = "firn";
 /// How long anything that must happen may take: recoveries and elections on a busy machine.
-pub const LIMIT: Duration = Duration::from_secs(60);
+pub const LIMIT: Duration = Duration::from_secs(120);
 
 /// How a cluster is made.
 pub struct ClusterOptions<'a> {
