@@ -14,8 +14,9 @@ pub mod node;
 pub mod readers;
 pub mod request;
 mod reseed;
+pub mod slots;
 pub mod timeline;
-mod wal_files;
+pub(crate) mod wal_files;
 
 use std::cell::{Ref, RefCell};
 use std::collections::BTreeMap;

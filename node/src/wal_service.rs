@@ -8,7 +8,7 @@
 //! but the queue's entry, and a send that answers all appends that became durable together.
 //!
 //! Read first: [`listener`] (accept, startup, hand-over), then [`session`] (authentication, commands), then [`push`]
-//! (a proposer's connection) and [`send`] (a reader's).
+//! (a proposer's connection), [`walsender`] and [`send`] (a reader's).
 
 pub mod client;
 pub mod command;
@@ -20,3 +20,4 @@ pub mod receive;
 pub mod reply_queue;
 pub mod send;
 pub mod session;
+pub mod walsender;

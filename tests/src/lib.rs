@@ -6,6 +6,7 @@ pub mod nodes;
 pub mod oracle;
 pub mod postgres_versions;
 pub mod proposer;
+pub mod readers;
 pub mod recordings;
 pub mod redo_samples;
 pub mod replay;

@@ -48,6 +48,37 @@ impl PostgresHistory {
         begun.or(self.0.first()).map_or(PostgresTimeline(1), |switch| switch.timeline)
     }
 
+    /// Whether it has this timeline.
+    pub fn contains(&self, timeline: PostgresTimeline) -> bool {
+        match self.0.is_empty() {
+            true => timeline == PostgresTimeline(1),
+            false => self.0.iter().any(|switch| switch.timeline == timeline),
+        }
+    }
+
+    /// What of it can never change: switches behind which WAL is committed. The first timeline needs none.
+    pub fn settled(&self, commit_lsn: Lsn) -> PostgresHistory {
+        let first = self.0.iter().take(1);
+        let later = self.0.iter().skip(1).take_while(|switch| switch.lsn < commit_lsn);
+        PostgresHistory(first.chain(later).copied().collect())
+    }
+
+    /// The last timeline.
+    pub fn last(&self) -> PostgresTimeline {
+        self.0.last().map_or(PostgresTimeline(1), |switch| switch.timeline)
+    }
+
+    /// The timeline that follows a timeline, and where.
+    pub fn after(&self, timeline: PostgresTimeline) -> Option<PostgresSwitch> {
+        self.0.iter().find(|switch| switch.timeline > timeline).copied()
+    }
+
+    /// Where a timeline of the history begins; the first one at 0.
+    pub fn begin_of(&self, timeline: PostgresTimeline) -> Lsn {
+        let later = self.0.iter().skip(1).find(|switch| switch.timeline == timeline);
+        later.map_or(Lsn(0), |switch| switch.lsn)
+    }
+
     /// Checks the order and the bound.
     pub fn validate(&self) -> Result<(), PostgresHistoryError> {
         if self.0.len() > SWITCHES_MAX {

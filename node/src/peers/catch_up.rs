@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use firn_core::api::{PeerPosition, StandingStatus, TimelineStatus};
-use firn_core::consensus::acceptor::{CatchUp, CommittedLog, Standing, Step};
+use firn_core::consensus::acceptor::{AcceptorError, CatchUp, CommittedLog, Standing, Step};
 use firn_core::consensus::membership::Member;
 use firn_core::consensus::term_history::{TermHistory, TermStart};
 use firn_core::types::{Lsn, NodeId};
@@ -104,18 +104,23 @@ async fn catch_up(shard: &Shard, timeline: &Rc<Timeline>, donor: NodeId) -> Resu
         return Err("a proposer came".to_string());
     }
     timeline.recover().await.map_err(|error| error.to_string())?;
+    // Before the bytes: readers must not get them under the number of the timeline before.
+    let history = client.postgres_history().await.map_err(text)?;
+    let learned = timeline.step(|acceptor| {
+        Ok::<_, AcceptorError>(acceptor.learn_postgres_history(&history, committed.commit_lsn))
+    });
+    let learned = learned.map_err(|error| error.to_string())?;
+    timeline.settle(&learned).await.map_err(|error| error.to_string())?;
     let mut begin = None;
     let stepped = timeline.step(|acceptor| {
-        Ok::<_, firn_core::consensus::acceptor::AcceptorError>(
-            match acceptor.catch_up(&committed)? {
-                CatchUp::Nothing => Step::nothing(),
-                CatchUp::Known(step) => step,
-                CatchUp::Append { step, begin: from } => {
-                    begin = Some(from);
-                    step
-                }
-            },
-        )
+        Ok::<_, AcceptorError>(match acceptor.catch_up(&committed)? {
+            CatchUp::Nothing => Step::nothing(),
+            CatchUp::Known(step) => step,
+            CatchUp::Append { step, begin: from } => {
+                begin = Some(from);
+                step
+            }
+        })
     });
     let stepped = stepped.map_err(|error| error.to_string())?;
     timeline.settle(&stepped).await.map_err(|error| error.to_string())?;

@@ -24,6 +24,7 @@ use crate::journal::{Journal, JournalError, Ticket};
 use crate::runtime::sync::Notify;
 use crate::shard::metrics::ShardMetrics;
 use crate::shard::readers::Readers;
+use crate::shard::slots::Slots;
 use crate::wal_service::reply_queue::ReplyQueue;
 
 /// Why a step was not made.
@@ -97,6 +98,7 @@ pub struct Timeline {
     /// Whenever a position, the term or the timeline's being there changes.
     changed: Notify,
     readers: Readers,
+    slots: Slots,
     proposers: RefCell<BTreeMap<u64, Proposer>>,
     deleted: Cell<bool>,
     failed: Cell<bool>,
@@ -138,6 +140,7 @@ impl Timeline {
             last_ticket: RefCell::new(None),
             changed: Notify::new(),
             readers: Readers::default(),
+            slots: Slots::default(),
             proposers: RefCell::default(),
             deleted: Cell::new(false),
             failed: Cell::new(false),
@@ -365,6 +368,13 @@ impl Timeline {
         self.with_acceptor(|acceptor| acceptor.state().postgres_history.timeline_at(position))
     }
 
+    /// Which Postgres timelines wrote the log, as far as it can never change any more.
+    pub fn settled_postgres_history(&self) -> PostgresHistory {
+        self.with_acceptor(|acceptor| {
+            acceptor.state().postgres_history.settled(acceptor.commit_lsn())
+        })
+    }
+
     /// Reads at least one and at most `bytes_max` bytes, which must lie below the durable or committed end. Before the
     /// timeline's own start come the made-up bytes of its first segment.
     pub async fn read_wal(&self, position: Lsn, bytes_max: usize) -> Result<Vec<u8>, ReadError> {
@@ -413,6 +423,11 @@ impl Timeline {
     /// The readers.
     pub fn readers(&self) -> &Readers {
         &self.readers
+    }
+
+    /// The replication slots.
+    pub fn slots(&self) -> &Slots {
+        &self.slots
     }
 
     /// Passes a page server's feedback on to all proposers.

@@ -101,7 +101,10 @@ fn parse(name: &str, segment_bytes: u64) -> Option<FileName> {
 }
 
 /// The history file of a Postgres timeline: its ancestors, one per line (PostgreSQL src/backend/access/transam/timeline.c).
-fn history_file(history: &PostgresHistory, timeline: PostgresTimeline) -> Option<String> {
+pub(crate) fn history_file(
+    history: &PostgresHistory,
+    timeline: PostgresTimeline,
+) -> Option<String> {
     let index = history.0.iter().position(|switch| switch.timeline == timeline)?;
     let mut text = String::new();
     for pair in history.0[..=index].windows(2) {

@@ -1,9 +1,13 @@
 //! The commands of the Postgres port: text to values, pure.
 
+mod replication;
+
 use firn_core::api::PeerReport;
 use firn_core::consensus::postgres_history::PostgresHistory;
-use firn_core::types::{Lsn, Term};
+use firn_core::types::Term;
 use thiserror::Error;
+
+pub use replication::{Question, StartReplication};
 
 /// What a client asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,12 +20,9 @@ pub enum Command {
         allow_timeline_creation: bool,
     },
     /// Streams WAL.
-    StartReplication {
-        /// Where to begin.
-        start: Lsn,
-        /// Uncommitted WAL too, but of this term only.
-        term: Option<Term>,
-    },
+    StartReplication(StartReplication),
+    /// What stock clients ask before they stream.
+    Walsender(Question),
     /// Firn's own, from a relay: which Postgres timelines wrote the log. Names of WAL files follow from it.
     SetPostgresHistory {
         /// The relay's term: only the elected proposer tells.
@@ -49,6 +50,11 @@ pub enum CommandError {
     /// No such command.
     #[error("unsupported command {0}")]
     Unsupported(String),
+    /// A slot for logical decoding, for which a catalog is needed.
+    #[error(
+        "logical replication slots are not offered here: make it on the primary or on a standby that streams from here"
+    )]
+    LogicalSlot,
     /// A position or an option that does not parse.
     #[error("failed to parse {name} command {text}")]
     Malformed {
@@ -68,7 +74,8 @@ pub fn parse(text: &str) -> Result<Command, CommandError> {
     if let Some(rest) = text.strip_prefix("START_WAL_PUSH") {
         parse_push(rest).ok_or_else(|| malformed("START_WAL_PUSH"))
     } else if let Some(rest) = text.strip_prefix("START_REPLICATION") {
-        parse_replication(rest).ok_or_else(|| malformed("START_REPLICATION"))
+        let start = replication::parse_start(rest);
+        start.map(Command::StartReplication).ok_or_else(|| malformed("START_REPLICATION"))
     } else if let Some(rest) = text.strip_prefix("SET_POSTGRES_HISTORY") {
         parse_history(rest).ok_or_else(|| malformed("SET_POSTGRES_HISTORY"))
     } else if text.starts_with("POSTGRES_HISTORY") {
@@ -85,7 +92,7 @@ pub fn parse(text: &str) -> Result<Command, CommandError> {
     } else if text.get(..17).is_some_and(|head| head.eq_ignore_ascii_case("set datestyle to ")) {
         Ok(Command::SetDatestyle)
     } else {
-        Err(CommandError::Unsupported(echo(text)))
+        replication::parse_question(text).map(Command::Walsender)
     }
 }
 
@@ -115,24 +122,6 @@ fn parse_push(rest: &str) -> Option<Command> {
         }
     }
     Some(Command::StartWalPush { protocol_version, allow_timeline_creation })
-}
-
-/// ` [SLOT name] [PHYSICAL] X/Y [(term='N')]`.
-fn parse_replication(rest: &str) -> Option<Command> {
-    let mut rest = rest.trim_start();
-    if let Some(behind) = rest.strip_prefix("SLOT ") {
-        let (_name, behind) = behind.trim_start().split_once(char::is_whitespace)?;
-        rest = behind.trim_start();
-    }
-    rest = rest.strip_prefix("PHYSICAL").unwrap_or(rest).trim_start();
-    let (position, behind) = rest.split_once(char::is_whitespace).unwrap_or((rest, ""));
-    let start = position.parse().ok()?;
-    let behind = behind.trim();
-    let term = match behind.strip_prefix("(term='") {
-        Some(term) => Some(Term(term.strip_suffix("')")?.parse().ok()?)),
-        None => None,
-    };
-    Some(Command::StartReplication { start, term })
 }
 
 /// The text of [`Command::SetPostgresHistory`], for a relay.

@@ -4,7 +4,7 @@ use std::io;
 use std::net::Shutdown;
 
 use firn_core::consensus::postgres_history::PostgresHistory;
-use firn_core::types::{Term, TimelineKey};
+use firn_core::types::{PostgresVersion, Term, TimelineKey};
 use firn_core::wire::postgres::message::{ColumnType, Encode, Frontend, MessageError};
 use firn_core::wire::postgres::startup::StartupParameters;
 use serde::Serialize;
@@ -14,12 +14,13 @@ use tracing::Instrument;
 use crate::auth::{AuthError, Grant};
 use crate::runtime::Stream;
 use crate::shard::Shard;
-use crate::wal_service::command::{self, Command};
+use crate::wal_service::command::{self, Command, Question};
 use crate::wal_service::connections::Place;
 use crate::wal_service::handover::Handover;
 use crate::wal_service::push;
 use crate::wal_service::receive::{ReceiveError, Received};
-use crate::wal_service::send;
+use crate::wal_service::send::{self, After};
+use crate::wal_service::walsender::{self, Refusal, TemporarySlots};
 
 /// SQLSTATE `internal_error`: what the reference acceptor says of every ordinary error.
 pub const INTERNAL_ERROR: &str = "XX000";
@@ -43,6 +44,8 @@ pub struct Session {
     pub place: Place,
     /// What the startup message said.
     pub parameters: StartupParameters,
+    /// Slots that end with the connection.
+    temporary_slots: TemporarySlots,
 }
 
 /// Why a session ended.
@@ -91,6 +94,7 @@ pub async fn serve(shard: Shard, handover: Handover) {
         received: Received::new(received),
         place,
         parameters,
+        temporary_slots: TemporarySlots::default(),
     };
     let result = session.run().instrument(span.clone()).await;
     counters.connections.decrement();
@@ -125,11 +129,7 @@ impl Session {
     async fn authenticate(&mut self) -> Result<Grant, SessionError> {
         let mut greeting = Vec::new();
         let Some(keys) = self.shard.options().public_keys.clone() else {
-            greeting.authentication_ok();
-            greeting.parameter_status("client_encoding", "UTF8");
-            greeting.parameter_status("integer_datetimes", "on");
-            greeting.parameter_status("server_version", "14.1");
-            greeting.ready_for_query();
+            self.accept(&mut greeting);
             self.send(greeting).await?;
             return Ok(Grant::Node);
         };
@@ -149,11 +149,28 @@ impl Session {
             grant.check_tenant(tenant_id)?;
         }
         let mut accepted = Vec::new();
-        accepted.authentication_ok();
-        accepted.parameter_status("client_encoding", "UTF8");
-        accepted.ready_for_query();
+        self.accept(&mut accepted);
         self.send(accepted).await?;
         Ok(grant)
+    }
+
+    /// The end of authentication. Stock clients look at how integers are written, and ask only what a server of that
+    /// version understands.
+    fn accept(&self, greeting: &mut Vec<u8>) {
+        let version = self.cluster_version().filter(|_| self.parameters.replication);
+        let version = walsender::server_version(version.unwrap_or(PostgresVersion(0)));
+        greeting.authentication_ok();
+        greeting.parameter_status("client_encoding", "UTF8");
+        greeting.parameter_status("integer_datetimes", "on");
+        greeting.parameter_status("server_version", &version);
+        greeting.ready_for_query();
+    }
+
+    fn cluster_version(&self) -> Option<PostgresVersion> {
+        let tenant_id = self.parameters.tenant_id?;
+        let timeline_id = self.parameters.timeline_id?;
+        let timeline = self.shard.timeline(TimelineKey { tenant_id, timeline_id }).ok()?;
+        Some(timeline.with_acceptor(|acceptor| acceptor.state().postgres_version))
     }
 
     /// Answers commands until the client leaves or one of them takes the connection over.
@@ -221,13 +238,20 @@ impl Session {
                     self.place.serves(key);
                     return push::serve(self, key, protocol_version, allow_timeline_creation).await;
                 }
-                Ok((Command::StartReplication { start, term }, key)) => {
-                    match self.shard.timeline(key) {
-                        Ok(timeline) => {
-                            self.place.serves(key);
-                            return send::serve(self, timeline, start, term).await;
+                Ok((Command::StartReplication(start), key)) => match self.shard.timeline(key) {
+                    Ok(timeline) => {
+                        self.place.serves(key);
+                        match send::serve(&mut self, &timeline, &start, &mut answer).await? {
+                            After::NextCommand => {}
+                            After::Close => return Ok(()),
                         }
-                        Err(error) => answer.error_response(INTERNAL_ERROR, &error.to_string()),
+                    }
+                    Err(error) => answer.error_response(INTERNAL_ERROR, &error.to_string()),
+                },
+                Ok((Command::Walsender(question), key)) => {
+                    if let Err((code, text)) = self.walsender(&question, key, &mut answer) {
+                        failed = !simple;
+                        answer.error_response(code, &text);
                     }
                 }
                 Ok((Command::SetPostgresHistory { term, history }, key)) => {
@@ -279,6 +303,18 @@ impl Session {
         Ok((command, TimelineKey { tenant_id, timeline_id }))
     }
 
+    /// What a stock client asks before it streams.
+    fn walsender(
+        &mut self,
+        question: &Question,
+        key: TimelineKey,
+        answer: &mut Vec<u8>,
+    ) -> Result<(), Refusal> {
+        let timeline = self.shard.timeline(key);
+        let timeline = timeline.map_err(|error| (INTERNAL_ERROR, error.to_string()))?;
+        walsender::answer(&timeline, question, &mut self.temporary_slots, answer)
+    }
+
     async fn set_postgres_history(
         &self,
         key: TimelineKey,
@@ -319,7 +355,7 @@ impl Session {
             ("dbname", ColumnType::Text),
         ]);
         let system_id = status.pg_info.system_id.to_string();
-        let postgres_timeline = timeline.postgres_timeline_at(position).0.to_string();
+        let postgres_timeline = timeline.settled_postgres_history().last().0.to_string();
         let position = position.to_string();
         answer.data_row(&[Some(&system_id), Some(&postgres_timeline), Some(&position), None]);
         answer.command_complete("IDENTIFY_SYSTEM");

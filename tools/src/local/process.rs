@@ -92,6 +92,11 @@ impl Process {
         Ok(())
     }
 
+    /// Ends it as Ctrl-C does, and waits until it is gone.
+    pub fn interrupt(&mut self) -> Result<ExitStatus> {
+        self.stop(Signal::INT)
+    }
+
     /// Sends `signal` and waits until the process is gone.
     pub fn stop(&mut self, signal: Signal) -> Result<ExitStatus> {
         if self.ended()?.is_none() {

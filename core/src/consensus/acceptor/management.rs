@@ -4,7 +4,7 @@ use crate::consensus::acceptor::{Acceptor, AcceptorError, Changes, Reply, Step};
 use crate::consensus::change::Change;
 use crate::consensus::membership::Membership;
 use crate::consensus::postgres_history::PostgresHistory;
-use crate::types::Term;
+use crate::types::{Lsn, Term};
 
 impl Acceptor {
     /// Raises the term to `term`, or by one without it; never lowers it. Every proposer of a lower term is stopped by it.
@@ -63,6 +63,23 @@ impl Acceptor {
         }
         let change = Change::PostgresHistory(history.clone());
         Ok(self.step(Changes::one(change), Reply::None))
+    }
+
+    /// Takes over what a peer knows of the Postgres timelines below its commit LSN, when that is more than is known here: a
+    /// node that catches up gets the names together with the bytes. A peer that does not fit is left with its opinion.
+    pub fn learn_postgres_history(
+        &mut self,
+        history: &PostgresHistory,
+        committed: Lsn,
+    ) -> Step<'static> {
+        let told = history.settled(committed);
+        if told.0.len() <= self.state.postgres_history.0.len() {
+            return self.step(Changes::none(), Reply::None);
+        }
+        match self.set_postgres_history(self.state.term, &told) {
+            Ok(step) => step,
+            Err(_) => self.step(Changes::none(), Reply::None),
+        }
     }
 
     /// Makes durable what is kept lazily, `None` when nothing is: for the end of a connection, and now and then.

@@ -381,6 +381,31 @@ fn names_of_committed_segments_never_change() {
 }
 
 #[test]
+fn names_of_timelines_come_from_a_peer_that_knows_more() {
+    let (mut acceptor, wal) = with_records(2);
+    let history = |entries: &[(u32, Lsn)]| {
+        let switch =
+            |&(timeline, lsn)| PostgresSwitch { timeline: PostgresTimeline(timeline), lsn };
+        PostgresHistory(entries.iter().map(switch).collect())
+    };
+    let all = history(&[(1, Lsn(0)), (2, wal.ends[0]), (3, wal.ends[1])]);
+    let learn = |acceptor: &mut Acceptor, committed| {
+        acceptor.learn_postgres_history(&all, committed);
+        acceptor.state().postgres_history.clone()
+    };
+    // A switch behind which the peer has committed nothing may still be taken back.
+    let two = history(&[(1, Lsn(0)), (2, wal.ends[0])]);
+    assert_eq!(learn(&mut acceptor, wal.ends[1]), two);
+    // A peer that knows less changes nothing, and one that contradicts what is committed here neither.
+    assert_eq!(learn(&mut acceptor, wal.ends[0]), two);
+    run(&mut acceptor, &append(1, wal.position(), &[], wal.ends[1]));
+    let other = history(&[(1, Lsn(0)), (4, wal.ends[0]), (5, wal.ends[1])]);
+    acceptor.learn_postgres_history(&other, wal.ends[1] + 1);
+    assert_eq!(acceptor.state().postgres_history, two);
+    assert_eq!(learn(&mut acceptor, wal.ends[1] + 1), all);
+}
+
+#[test]
 fn marks_from_before_a_restart_mean_nothing() {
     let (mut acceptor, wal) = with_records(1);
     let disk = acceptor.state().clone();

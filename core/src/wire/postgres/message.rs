@@ -236,6 +236,10 @@ pub enum ColumnType {
     Text,
     /// `int4`.
     Int4,
+    /// `int8`.
+    Int8,
+    /// `bytea`.
+    Bytes,
 }
 
 /// Appends messages to a send buffer.
@@ -290,6 +294,8 @@ pub trait Encode {
                 let (oid, length): (u32, i16) = match column_type {
                     ColumnType::Text => (25, -1),
                     ColumnType::Int4 => (23, 4),
+                    ColumnType::Int8 => (20, 8),
+                    ColumnType::Bytes => (17, -1),
                 };
                 push_text(out, name);
                 out.extend_from_slice(&[0; 6]);

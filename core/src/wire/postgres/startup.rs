@@ -68,6 +68,8 @@ pub enum StartupPacket {
 pub struct StartupParameters {
     /// `application_name`, empty when not sent.
     pub application_name: String,
+    /// Whether `replication` asks for a walsender, as stock clients of physical replication do.
+    pub replication: bool,
     /// `tenant_id` inside `options`.
     pub tenant_id: Option<TenantId>,
     /// `timeline_id` inside `options`.
@@ -139,6 +141,7 @@ fn decode_parameters(mut bytes: &[u8]) -> Result<StartupParameters, StartupError
         let value = take_text(&mut bytes)?;
         match name {
             "application_name" => parameters.application_name = value.to_string(),
+            "replication" => parameters.replication = true,
             "options" => apply_options(&mut parameters, value)?,
             _ => {}
         }
@@ -160,7 +163,9 @@ fn apply_options(parameters: &mut StartupParameters, options: &str) -> Result<()
         expected,
     };
     for word in split_options(options) {
-        let Some((name, value)) = word.split_once('=') else { continue };
+        // `-c name=value`, `-cname=value` and `--name=value` are the same to Postgres.
+        let setting = word.strip_prefix("--").or(word.strip_prefix("-c")).unwrap_or(&word);
+        let Some((name, value)) = setting.split_once('=') else { continue };
         match name {
             "tenant_id" | "ztenantid" => {
                 let id = value.parse().map_err(|_| error(name, value, "32 hex digits"))?;

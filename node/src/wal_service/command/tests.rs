@@ -1,14 +1,10 @@
 use firn_core::consensus::postgres_history::PostgresSwitch;
-use firn_core::types::PostgresTimeline;
+use firn_core::types::{Lsn, PostgresTimeline};
 
 use super::*;
 
 fn push(protocol_version: u32, allow_timeline_creation: bool) -> Result<Command, CommandError> {
     Ok(Command::StartWalPush { protocol_version, allow_timeline_creation })
-}
-
-fn replication(start: u64, term: Option<u64>) -> Result<Command, CommandError> {
-    Ok(Command::StartReplication { start: Lsn(start), term: term.map(Term) })
 }
 
 #[test]
@@ -24,22 +20,13 @@ fn push_options() {
 }
 
 #[test]
-fn replication_forms() {
-    assert_eq!(parse("START_REPLICATION PHYSICAL 0/16F2830"), replication(0x16F_2830, None));
-    assert_eq!(parse("START_REPLICATION 0/1600000 TIMELINE 1"), replication(0x160_0000, None));
-    assert_eq!(
-        parse("START_REPLICATION SLOT \"abc\" PHYSICAL 0/1600000 TIMELINE 1"),
-        replication(0x160_0000, None)
-    );
-    assert_eq!(
-        parse("START_REPLICATION SLOT \"abc\" 0/1600000 TIMELINE 1"),
-        replication(0x160_0000, None)
-    );
-    assert_eq!(
-        parse("START_REPLICATION PHYSICAL 0/1736DF0 (term='17')"),
-        replication(0x173_6DF0, Some(17))
-    );
-    assert!(parse("START_REPLICATION PHYSICAL 0/1736DF0 (term='x')").is_err());
+fn commands_of_stock_clients() {
+    let show = Question::Show("wal_segment_size".to_string());
+    assert_eq!(parse("SHOW wal_segment_size"), Ok(Command::Walsender(show)));
+    assert_eq!(parse("IDENTIFY_SYSTEM"), Ok(Command::IdentifySystem));
+    let parsed = parse("START_REPLICATION SLOT \"x\" 0/1600000 TIMELINE 1");
+    let Ok(Command::StartReplication(start)) = parsed else { panic!("{parsed:?}") };
+    assert_eq!((start.start, start.slot.as_deref()), (Lsn(0x160_0000), Some("x")));
 }
 
 #[test]
@@ -75,6 +62,14 @@ proptest::proptest! {
     fn hostile_text_is_a_value(text in "\\PC*") {
         let _ = parse(&text);
         let _ = parse(&format!("START_WAL_PUSH{text}"));
-        let _ = parse(&format!("START_REPLICATION{text}"));
+        for command in [
+            "START_REPLICATION",
+            "SHOW ",
+            "TIMELINE_HISTORY ",
+            "READ_REPLICATION_SLOT ",
+            "CREATE_REPLICATION_SLOT ",
+        ] {
+            let _ = parse(&format!("{command}{text}"));
+        }
     }
 }

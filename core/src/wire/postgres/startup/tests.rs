@@ -24,6 +24,19 @@ fn one_dash_c_may_precede_several_options() {
 }
 
 #[test]
+fn every_form_of_an_option_is_understood() {
+    for options in [
+        format!("-c timeline_id={TIMELINE} -c tenant_id={TENANT}"),
+        format!("-ctimeline_id={TIMELINE} --tenant_id={TENANT}"),
+        format!("timeline_id={TIMELINE} tenant_id={TENANT}"),
+    ] {
+        let parameters = startup(&[("options", &options)]).unwrap();
+        assert_eq!(parameters.tenant_id.unwrap().to_string(), TENANT);
+        assert_eq!(parameters.timeline_id.unwrap().to_string(), TIMELINE);
+    }
+}
+
+#[test]
 fn old_names_and_read_protocol_are_understood() {
     let options = format!(
         "-c ztimelineid={TIMELINE} ztenantid={TENANT} \
@@ -31,6 +44,8 @@ fn old_names_and_read_protocol_are_understood() {
     );
     let parameters =
         startup(&[("application_name", "pageserver-1"), ("options", &options)]).unwrap();
+    assert!(!parameters.replication);
+    assert!(startup(&[("replication", "true")]).unwrap().replication);
     assert_eq!(parameters.read_protocol, ReadProtocol::Interpreted);
     assert_eq!(parameters.application_name, "pageserver-1");
     assert!(parameters.tenant_id.is_some() && parameters.timeline_id.is_some());

@@ -1,0 +1,293 @@
+//! Stock readers on a node: `pg_receivewal`, hot standbys, archive recovery; across restarts of nodes and switches of
+//! Postgres' timeline.
+
+#![allow(clippy::unwrap_used, reason = "every function here is part of a test")]
+
+use std::path::Path;
+
+use firn_tests::cluster::TestCluster;
+use firn_tests::local::node::NodeOptions;
+use firn_tests::local::postgres::{PostgresServer, run};
+use firn_tests::postgres_versions::{outer_postgres_versions, postgres_version, postgres_versions};
+use firn_tests::readers::{ReceiveWal, catch_up, conninfo, segments, standby, wait_for};
+use firn_tools::local::postgres_install::PostgresInstall;
+
+/// Small segments, so that a little WAL fills many of them.
+const SEGMENT_BYTES: usize = 1 << 20;
+
+/// A cluster whose primary keeps its WAL and logs what logical decoding needs.
+fn cluster_of(install: PostgresInstall) -> TestCluster {
+    let options = NodeOptions::default();
+    let mut cluster = TestCluster::start_with(install, &options, &["--wal-segsize=1"]).unwrap();
+    let settings = [("wal_level", "logical"), ("wal_keep_size", "1GB")];
+    cluster.postgres.configure(&settings).unwrap();
+    cluster.postgres.stop().unwrap();
+    cluster.postgres.start().unwrap();
+    cluster.commit("SELECT 1").unwrap();
+    cluster
+}
+
+fn insert(cluster: &mut TestCluster, ids: std::ops::Range<u32>) {
+    let (first, last) = (ids.start, ids.end - 1);
+    cluster.commit(&format!("INSERT INTO t SELECT generate_series({first}, {last})")).unwrap();
+}
+
+/// The name of the segment that the primary writes, which it then leaves for the next one.
+fn finish_segment(cluster: &mut TestCluster) -> String {
+    let name = cluster.postgres.sql("SELECT pg_walfile_name(pg_current_wal_insert_lsn())").unwrap();
+    cluster.commit("SELECT pg_switch_wal()").unwrap();
+    name
+}
+
+/// The next server to write: a standby that has everything is promoted, and a relay follows it.
+fn fail_over(cluster: &mut TestCluster, mut promoted: PostgresServer) {
+    catch_up(&cluster.postgres, &mut promoted).unwrap();
+    cluster.postgres.kill().unwrap();
+    cluster.relay.kill().unwrap();
+    promoted.sql("SELECT pg_promote()").unwrap();
+    cluster.relay = cluster.relay_from(&promoted, "promoted.log");
+    cluster.postgres = promoted;
+    cluster.relay.start().unwrap();
+}
+
+/// The files in `received` that are complete are those of a server's `pg_wal`, byte for byte; how many.
+fn compare(received: &Path, server: &Path, timeline: &str) -> usize {
+    let (received, written) = (segments(received).unwrap(), segments(server).unwrap());
+    let complete =
+        received.iter().filter(|(name, _)| name.len() == 24 && name.starts_with(timeline));
+    let mut compared = 0;
+    for (name, bytes) in complete {
+        assert_eq!(bytes.len(), SEGMENT_BYTES, "{name}");
+        let same = written.get(name).is_some_and(|written| written == bytes);
+        assert!(same, "{name} differs or is not in {:?}", written.keys());
+        compared += 1;
+    }
+    compared
+}
+
+#[test]
+fn pg_receivewal_has_the_primarys_segments() {
+    for install in postgres_versions().unwrap() {
+        let mut cluster = cluster_of(install.clone());
+        let received = cluster.path("received");
+        let source = conninfo(&cluster, &cluster.nodes[0]).unwrap();
+        let mut receiver = ReceiveWal::start(&install, &source, &received, &[]).unwrap();
+        insert(&mut cluster, 0..20_000);
+        let first = finish_segment(&mut cluster);
+        insert(&mut cluster, 20_000..20_001);
+        receiver.wait_for_segment(&first).unwrap();
+
+        cluster.nodes[0].kill().unwrap();
+        insert(&mut cluster, 30_000..60_000);
+        cluster.nodes[0].start().unwrap();
+        let second = finish_segment(&mut cluster);
+        insert(&mut cluster, 60_000..60_001);
+        receiver.wait_for_segment(&second).unwrap();
+        let mut promoted = standby(&cluster, "promoted", &cluster.nodes[1], &[]).unwrap();
+        promoted.start().unwrap();
+        let old = cluster.postgres.data().join("pg_wal");
+
+        fail_over(&mut cluster, promoted);
+        insert(&mut cluster, 70_000..90_000);
+        let third = finish_segment(&mut cluster);
+        insert(&mut cluster, 90_000..90_001);
+        receiver.wait_for_segment(&third).unwrap();
+        assert!(third.starts_with("00000002"), "{third}");
+        cluster.nodes[0].kill().unwrap();
+        cluster.nodes[0].start().unwrap();
+        let fourth = finish_segment(&mut cluster);
+        insert(&mut cluster, 90_001..90_002);
+        receiver.wait_for_segment(&fourth).unwrap();
+        receiver.stop().unwrap();
+
+        assert!(compare(&received, &old, "00000001") >= 3);
+        assert!(compare(&received, &cluster.postgres.data().join("pg_wal"), "00000002") >= 2);
+        let history = std::fs::read_to_string(received.join("00000002.history")).unwrap();
+        assert!(history.starts_with("1\t"), "{history}");
+    }
+}
+
+#[test]
+fn a_node_that_caught_up_from_its_peers_knows_the_switch() {
+    let install = postgres_version().unwrap();
+    let mut cluster = cluster_of(install.clone());
+    let received = cluster.path("received");
+    let source = conninfo(&cluster, &cluster.nodes[2]).unwrap();
+    let mut receiver = ReceiveWal::start(&install, &source, &received, &[]).unwrap();
+    insert(&mut cluster, 0..10);
+    let first = finish_segment(&mut cluster);
+    insert(&mut cluster, 10..20);
+    receiver.wait_for_segment(&first).unwrap();
+    let mut promoted = standby(&cluster, "promoted", &cluster.nodes[1], &[]).unwrap();
+    promoted.start().unwrap();
+    let old = cluster.postgres.data().join("pg_wal");
+    cluster.nodes[2].kill().unwrap();
+    fail_over(&mut cluster, promoted);
+    insert(&mut cluster, 20..20_000);
+    let second = finish_segment(&mut cluster);
+    insert(&mut cluster, 20_000..20_001);
+    catch_up_nodes(&cluster, 2);
+    cluster.relay.kill().unwrap();
+
+    cluster.nodes[2].start().unwrap();
+    receiver.wait_for_segment(&second).unwrap();
+    receiver.stop().unwrap();
+    assert!(second.starts_with("00000002"), "{second}");
+    assert!(compare(&received, &old, "00000001") > 0);
+    assert!(compare(&received, &cluster.postgres.data().join("pg_wal"), "00000002") > 0);
+}
+
+#[test]
+fn a_hot_standby_follows_through_restarts_and_timelines() {
+    for install in postgres_versions().unwrap() {
+        let mut cluster = cluster_of(install);
+        let slot = [("primary_slot_name", "reader"), ("hot_standby_feedback", "on")];
+        let mut reader = standby(&cluster, "reader", &cluster.nodes[0], &slot).unwrap();
+        let mut promoted = standby(&cluster, "promoted", &cluster.nodes[1], &[]).unwrap();
+        reader.start().unwrap();
+        promoted.start().unwrap();
+        insert(&mut cluster, 0..20_000);
+        wait_for(&mut reader, "SELECT count(*) FROM t", "20000").unwrap();
+
+        for (number, node) in [0, 1, 0].into_iter().enumerate() {
+            cluster.nodes[node].kill().unwrap();
+            let first = 20_000 + number as u32 * 1000;
+            insert(&mut cluster, first..first + 1000);
+            cluster.nodes[node].start().unwrap();
+            catch_up(&cluster.postgres, &mut reader).unwrap();
+        }
+        wait_for(&mut reader, "SELECT count(*) FROM t", "23000").unwrap();
+
+        fail_over(&mut cluster, promoted);
+        insert(&mut cluster, 23_000..24_000);
+        wait_for(&mut reader, "SELECT count(*) FROM t", "24000").unwrap();
+        cluster.nodes[0].kill().unwrap();
+        cluster.nodes[0].start().unwrap();
+        insert(&mut cluster, 24_000..25_000);
+        wait_for(&mut reader, "SELECT count(*) FROM t", "25000").unwrap();
+        wait_for(&mut reader, "SELECT received_tli FROM pg_stat_wal_receiver", "2").unwrap();
+    }
+}
+
+#[test]
+fn logical_decoding_on_a_standby_of_a_node() {
+    // Logical slots on standbys came with 16.
+    for install in postgres_versions().unwrap().into_iter().filter(|install| install.major >= 16) {
+        let mut cluster = cluster_of(install);
+        let settings = [("hot_standby_feedback", "on")];
+        let mut reader = standby(&cluster, "reader", &cluster.nodes[0], &settings).unwrap();
+        reader.start().unwrap();
+        insert(&mut cluster, 0..10);
+        wait_for(&mut reader, "SELECT count(*) FROM t", "10").unwrap();
+        let create = "SELECT pg_create_logical_replication_slot('decoded', 'test_decoding')";
+        let log = cluster.path("create-slot.log");
+        let mut creating =
+            firn_tests::local::process::Process::start("psql", &mut reader.psql(create), &log)
+                .unwrap();
+        // The slot begins with the next list of running transactions that the standby replays.
+        let ended = firn_tools::clock::wait_until(firn_tests::cluster::LIMIT, || {
+            cluster.commit("SELECT pg_log_standby_snapshot()")?;
+            creating.ended()
+        });
+        let status = ended.unwrap().unwrap();
+        assert!(status.success(), "{}", std::fs::read_to_string(&log).unwrap());
+        insert(&mut cluster, 777..778);
+        catch_up(&cluster.postgres, &mut reader).unwrap();
+        let changes = "SELECT string_agg(data, ' ') FROM \
+            pg_logical_slot_get_changes('decoded', NULL, NULL, 'include-xids', '0')";
+        let decoded = reader.sql(changes).unwrap();
+        assert_eq!(decoded, "BEGIN table public.t: INSERT: id[integer]:777 COMMIT");
+    }
+}
+
+#[test]
+fn archive_recovery_takes_everything_from_the_nodes() {
+    for install in outer_postgres_versions().unwrap() {
+        let mut cluster = cluster_of(install);
+        let base = standby(&cluster, "recovered", &cluster.nodes[0], &[]).unwrap();
+        std::fs::remove_file(base.data().join("standby.signal")).unwrap();
+        std::fs::write(base.data().join("recovery.signal"), "").unwrap();
+        let mut promoted = standby(&cluster, "promoted", &cluster.nodes[1], &[]).unwrap();
+        promoted.start().unwrap();
+        insert(&mut cluster, 0..40_000);
+        fail_over(&mut cluster, promoted);
+        insert(&mut cluster, 40_000..50_000);
+        catch_up_nodes(&cluster, 3);
+
+        let firn = cluster.firn(&["wal", "fetch"]).unwrap();
+        let variables = firn.get_envs().filter_map(|(name, value)| Some((name, value?)));
+        let variables = variables
+            .map(|(name, value)| format!("{}={}", name.to_str().unwrap(), value.to_str().unwrap()));
+        let variables: Vec<String> = variables.collect();
+        let program = firn.get_program().to_str().unwrap().to_string();
+        let restore = format!("{} {program} wal fetch %f %p", variables.join(" "));
+        let mut recovered = base;
+        recovered.configure(&[("restore_command", &restore), ("primary_conninfo", "")]).unwrap();
+        recovered.start_with(&[("synchronous_standby_names", "")]).unwrap();
+        wait_for(&mut recovered, "SELECT pg_is_in_recovery()", "f").unwrap();
+        assert_eq!(recovered.sql("SELECT count(*) FROM t").unwrap(), "50000");
+        let timeline = "SELECT timeline_id FROM pg_control_checkpoint()";
+        recovered.sql("CHECKPOINT").unwrap();
+        assert_eq!(recovered.sql(timeline).unwrap(), "3", "it went through timeline 2");
+    }
+}
+
+/// The first nodes have and know as committed what the primary has flushed.
+fn catch_up_nodes(cluster: &TestCluster, count: usize) {
+    let end = cluster.postgres.sql("SELECT pg_current_wal_flush_lsn()").unwrap().parse().unwrap();
+    for node in &cluster.nodes[..count] {
+        let client = firn_tools::client::NodeClient::new(&node.url().unwrap(), None);
+        let has_it = || Ok((client.timeline(cluster.key)?.commit_lsn >= end).then_some(()));
+        firn_tools::clock::wait_until(firn_tests::cluster::LIMIT, has_it).unwrap().unwrap();
+    }
+}
+
+#[test]
+fn exit_statuses_of_wal_fetch_are_what_postgres_expects() {
+    let install = outer_postgres_versions().unwrap().remove(0);
+    let mut cluster = cluster_of(install);
+    insert(&mut cluster, 0..10);
+    let to = cluster.path("fetched");
+    let fetch = |cluster: &TestCluster, file: &str| {
+        let mut firn = cluster.firn(&["wal", "fetch", file, to.to_str().unwrap()]).unwrap();
+        firn.output().unwrap().status.code()
+    };
+    let name = cluster.postgres.sql("SELECT pg_walfile_name(pg_current_wal_lsn())").unwrap();
+    assert_eq!(fetch(&cluster, &name), Some(0));
+    assert_eq!(std::fs::metadata(&to).unwrap().len() as usize, SEGMENT_BYTES);
+    assert_eq!(fetch(&cluster, "00000001000000FF00000001"), Some(1), "far past the end");
+    assert_eq!(fetch(&cluster, "00000002.history"), Some(1), "no such timeline");
+    cluster.nodes[0].kill().unwrap();
+    assert_eq!(fetch(&cluster, &name), Some(0));
+    assert_eq!(fetch(&cluster, "00000002.history"), Some(1));
+    cluster.nodes[1].kill().unwrap();
+    // What one of three does not have, the two others may: Postgres must stop, not take it for the end.
+    assert_eq!(fetch(&cluster, "00000002.history"), Some(200));
+}
+
+#[test]
+fn slots_of_stock_clients() {
+    for install in outer_postgres_versions().unwrap() {
+        let mut cluster = cluster_of(install.clone());
+        let source = conninfo(&cluster, &cluster.nodes[0]).unwrap();
+        let slot = |action: &str| {
+            let mut command = install.command("pg_receivewal").unwrap();
+            run(command.args(["-d", &source, "--slot", "archive", action]))
+        };
+        slot("--create-slot").unwrap();
+        let again = slot("--create-slot").unwrap_err().to_string();
+        assert!(again.contains("already exists"), "{again}");
+        insert(&mut cluster, 0..20_000);
+        let first = finish_segment(&mut cluster);
+        insert(&mut cluster, 20_000..20_001);
+        let received = cluster.path("received");
+        let arguments = ["--slot", "archive"];
+        let mut receiver = ReceiveWal::start(&install, &source, &received, &arguments).unwrap();
+        // The slot's position is before what was committed since: nothing is missing.
+        receiver.wait_for_segment(&first).unwrap();
+        receiver.stop().unwrap();
+        assert!(compare(&received, &cluster.postgres.data().join("pg_wal"), "00000001") > 1);
+        slot("--drop-slot").unwrap();
+        assert!(slot("--drop-slot").unwrap_err().to_string().contains("does not exist"));
+    }
+}
