@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use clap::Args;
-use firn_core::postgres::redo::{Redo, Settings};
+use firn_core::postgres::redo::Redo;
 use firn_core::postgres::wal::Layout;
 use firn_tools::local::postgres_install::PostgresInstall;
 
@@ -26,10 +26,10 @@ use crate::cpu_time::thread_cpu_seconds;
 use crate::decode;
 use crate::figures::figure::{Figure, Goal};
 use crate::figures::{print_json, print_table};
-use chains::{CHAIN_RECORDS, Chain};
+use chains::{CHAIN_RECORDS, Chain, Kind};
 use pages::Pages;
-use recording::Recording;
-use stream::{Replayed, prepare, replay};
+use recording::{Recording, Workload};
+use stream::{Replayed, Replayer, prepare};
 
 /// Times the records per second of stock Postgres' startup process, full_page_writes off.
 const GOAL_STREAM_RATIO: f64 = 3.0;
@@ -106,8 +106,9 @@ impl RedoArguments {
         let mut figures = Vec::new();
         let mut tables = Vec::new();
         for full_page_writes in [false, true] {
+            let workload = Workload::Pgbench { transactions };
             let recording =
-                Recording::open_or_make(&install, directory, transactions, full_page_writes)
+                Recording::open_or_make(&install, directory, workload, full_page_writes)
                     .context("recording")?;
             if parts.contains(&Part::Decode) {
                 figures.extend(decode::figures(&recording, rounds)?);
@@ -116,7 +117,15 @@ impl RedoArguments {
                 let (more, table) = redo_figures(&recording, rounds)?;
                 figures.extend(more);
                 tables.push(table);
+                if !full_page_writes {
+                    figures.push(chain_figure(&recording, Kind::Heap, rounds)?);
+                }
             }
+        }
+        if parts.contains(&Part::Redo) {
+            let workload = Workload::IndexInserts;
+            let recording = Recording::open_or_make(&install, directory, workload, false)?;
+            figures.push(chain_figure(&recording, Kind::Btree, rounds)?);
         }
         Ok((figures, tables))
     }
@@ -172,20 +181,34 @@ pub fn allocated_per_record(
     }
 }
 
+/// What `part` allocated in the round before those that count, in which its buffers grew.
+pub fn allocated_once(part: &str, recording: &Recording, bytes: u64) -> Figure {
+    Figure {
+        name: format!("bytes that {part}'s buffers grow to, {}", recording.name()),
+        unit: "bytes",
+        measured: bytes as f64,
+        baseline: None,
+        goal: Goal::None,
+    }
+}
+
 fn redo_figures(recording: &Recording, rounds: usize) -> Result<(Vec<Figure>, String)> {
     let mut pages = Pages::read(&recording.base())?;
     prepare(recording, &mut pages)?;
     let base = pages.all().to_vec();
-    let mut redo = Redo::new(Settings::default());
     let mut ours = Rounds::default();
     let mut theirs = Rounds::default();
-    let mut allocated = 0;
     let mut done = Replayed::default();
+    let before = allocated_bytes();
+    let mut replayer = Replayer::new(recording);
+    replayer.replay(&mut pages)?;
+    let warm_up = allocated_bytes() - before;
+    let mut allocated = 0;
     for _ in 0..rounds {
         pages.copy_from(&base);
         let before = allocated_bytes();
         let begun = thread_cpu_seconds();
-        done = replay(recording, &mut pages, &mut redo)?;
+        done = replayer.replay(&mut pages)?;
         ours.add(thread_cpu_seconds() - begun);
         allocated += allocated_bytes() - before;
         theirs.add(stock::recovery_cpu_seconds(recording)?);
@@ -194,7 +217,7 @@ fn redo_figures(recording: &Recording, rounds: usize) -> Result<(Vec<Figure>, St
     let baseline = |value| Some(("startup process".to_string(), value));
     let megabytes = recording.wal.len() as f64 / 1e6;
     let off = !recording.full_page_writes;
-    let mut figures = vec![
+    let figures = vec![
         Figure {
             name: format!("redo of a WAL stream over pages in memory, one core, {name}"),
             unit: "records/s",
@@ -210,22 +233,30 @@ fn redo_figures(recording: &Recording, rounds: usize) -> Result<(Vec<Figure>, St
             goal: Goal::None,
         },
         allocated_per_record("redo", recording, allocated, rounds),
+        allocated_once("redo", recording, warm_up),
     ];
-    if off {
-        pages.copy_from(&base);
-        for (chains, kind) in chains::chains(recording, &mut pages)?.iter().zip(["heap", "btree"]) {
-            figures.push(Figure {
-                name: format!("one page rebuilt from its own {CHAIN_RECORDS} {kind} records, median of {} pages", chains.len()),
-                unit: "us",
-                measured: chain_us(chains, rounds, &mut redo)?,
-                baseline: None,
-                goal: Goal::AtMost(GOAL_CHAIN_US),
-            });
-        }
-    }
     pages.copy_from(&base);
-    let table = costs::table(recording, &mut pages, &mut redo)?;
+    let table = costs::table(recording, &mut pages, &mut Redo::default())?;
     Ok((figures, table))
+}
+
+/// One page from its own records.
+fn chain_figure(recording: &Recording, kind: Kind, rounds: usize) -> Result<Figure> {
+    let mut pages = Pages::read(&recording.base())?;
+    prepare(recording, &mut pages)?;
+    let chains = chains::chains(recording, &mut pages, kind)?;
+    Ok(Figure {
+        name: format!(
+            "one page rebuilt from its own {CHAIN_RECORDS} {} records, median of {} pages, {}",
+            kind.name(),
+            chains.len(),
+            recording.name()
+        ),
+        unit: "us",
+        measured: chain_us(&chains, rounds, &mut Redo::default())?,
+        baseline: None,
+        goal: Goal::AtMost(GOAL_CHAIN_US),
+    })
 }
 
 /// Median microseconds over all chains and rounds.

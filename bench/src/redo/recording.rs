@@ -20,10 +20,48 @@ const CLIENTS: u64 = 8;
 /// All relations and what the run adds fit: nothing is evicted, and a recovery finds everything in memory.
 const SHARED_BUFFERS: &str = "1GB";
 
+/// What the server did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Workload {
+    /// So many of pgbench's own transactions.
+    Pgbench {
+        /// How many.
+        transactions: u64,
+    },
+    /// [`INSERTS`] rows into a table with two B-trees, one filled in order and one anywhere: pgbench's own transactions
+    /// hardly ever change an index.
+    IndexInserts,
+}
+
+/// Each leaf of the index that is filled anywhere gets some hundred entries between two splits.
+const INSERTS: u64 = 60_000;
+const INSERT_TABLE: &str = "CREATE TABLE entries (id bigserial PRIMARY KEY, account int);
+    CREATE INDEX ON entries (account)";
+const INSERT_SCRIPT: &str =
+    "\\set account random(1, 1000000)\nINSERT INTO entries (account) VALUES (:account);\n";
+
+impl Workload {
+    fn folder(self) -> String {
+        match self {
+            Workload::Pgbench { transactions } => transactions.to_string(),
+            Workload::IndexInserts => "inserts".to_string(),
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Workload::Pgbench { .. } => "pgbench",
+            Workload::IndexInserts => "inserts with indexes",
+        }
+    }
+}
+
 /// What was recorded, on disk and in memory.
 pub struct Recording {
     /// The Postgres that wrote it.
     pub install: PostgresInstall,
+    /// What it did.
+    pub workload: Workload,
     /// Its version.
     pub version: WalVersion,
     /// `full_page_writes` of the run.
@@ -53,7 +91,8 @@ impl Recording {
     /// What it is, for people.
     pub fn name(&self) -> String {
         format!(
-            "pgbench of Postgres {}, {:.1} million records, full_page_writes {}",
+            "{} of Postgres {}, {:.1} million records, full_page_writes {}",
+            self.workload.name(),
             self.version,
             self.records as f64 / 1e6,
             switch(self.full_page_writes)
@@ -69,14 +108,14 @@ impl Recording {
     pub fn open_or_make(
         install: &PostgresInstall,
         directory: &Path,
-        transactions: u64,
+        workload: Workload,
         full_page_writes: bool,
     ) -> Result<Recording> {
-        let name = format!("{}-{transactions}-{}", install.major, switch(full_page_writes));
+        let name = format!("{}-{}-{}", install.major, workload.folder(), switch(full_page_writes));
         let directory = directory.join(name);
         let done = directory.join("done");
         if !done.exists() {
-            make(install, &directory, transactions, full_page_writes)?;
+            make(install, &directory, workload, full_page_writes)?;
             fs::write(&done, "")?;
         }
         let version = WalVersion::from_major(install.major).context("a version from 14 to 18")?;
@@ -85,7 +124,17 @@ impl Recording {
         let (records, end) = count(&wal, start, version)?;
         wal.truncate(usize::try_from(end - start)?);
         let install = install.clone();
-        Ok(Recording { install, version, full_page_writes, start, end, records, wal, directory })
+        Ok(Recording {
+            install,
+            workload,
+            version,
+            full_page_writes,
+            start,
+            end,
+            records,
+            wal,
+            directory,
+        })
     }
 }
 
@@ -96,7 +145,7 @@ fn switch(on: bool) -> &'static str {
 fn make(
     install: &PostgresInstall,
     directory: &Path,
-    transactions: u64,
+    workload: Workload,
     full_page_writes: bool,
 ) -> Result<()> {
     if directory.exists() {
@@ -122,12 +171,24 @@ fn make(
     let mut server = PostgresServer::create_with(install.clone(), &data, &settings, initdb)?;
     server.start()?;
     pgbench(&server, &["-i", "-q", "-s", SCALE])?;
+    if workload == Workload::IndexInserts {
+        server.sql(INSERT_TABLE)?;
+    }
     server.stop()?;
     run(Command::new("cp").arg("-a").arg(&data).arg(directory.join("base")))?;
     fs::remove_dir_all(directory.join("base/pg_wal")).context("cannot remove the copy's WAL")?;
     server.start()?;
+    let script = directory.join("script.sql");
+    fs::write(&script, INSERT_SCRIPT).context("cannot write the script")?;
+    let script = script.to_str().context("a path that is text")?;
+    let (transactions, script) = match workload {
+        Workload::Pgbench { transactions } => (transactions, None),
+        Workload::IndexInserts => (INSERTS, Some(["-f", script])),
+    };
     let [clients, each] = [CLIENTS, (transactions / CLIENTS).max(1)].map(|n| n.to_string());
-    pgbench(&server, &["-n", "-M", "prepared", "-c", &clients, "-t", &each])?;
+    let mut arguments = vec!["-n", "-M", "prepared", "-c", &clients, "-t", &each];
+    arguments.extend(script.into_iter().flatten());
+    pgbench(&server, &arguments)?;
     server.stop_immediately()?;
     Ok(())
 }

@@ -43,19 +43,45 @@ pub fn each(recording: &Recording, mut work: impl FnMut(&Record<'_>) -> Result<(
     Ok(())
 }
 
-/// Replays everything: decode, CRC, page lookup, redo, and the other state that lives in pages. It looks some records
-/// ahead, so that pages are on their way from memory when their turn comes.
-pub fn replay(recording: &Recording, pages: &mut Pages, redo: &mut Redo) -> Result<Replayed> {
-    let mut done = Replayed::default();
-    let mut decoder = Decoder::new(recording.start, SEGMENT_BYTES, Some(recording.version));
-    let mut batch = RecordBatch::new(BATCH_RECORDS);
-    let mut slots = Vec::with_capacity(BATCH_RECORDS * BLOCKS_MAX);
-    let mut input = recording.wal.as_slice();
-    loop {
-        batch.fill(&mut decoder, &mut input)?;
-        if batch.is_empty() {
-            return Ok(done);
+/// What a replay needs besides pages. Its buffers grow during the first replay to what the largest records need, and are
+/// used again by the next.
+pub struct Replayer<'r> {
+    recording: &'r Recording,
+    decoder: Decoder,
+    batch: RecordBatch<'r>,
+    slots: Vec<Slot>,
+    redo: Redo,
+}
+
+impl<'r> Replayer<'r> {
+    /// For this recording.
+    pub fn new(recording: &'r Recording) -> Replayer<'r> {
+        Replayer {
+            recording,
+            decoder: Decoder::new(recording.start, SEGMENT_BYTES, Some(recording.version)),
+            batch: RecordBatch::new(BATCH_RECORDS),
+            slots: Vec::with_capacity(BATCH_RECORDS * BLOCKS_MAX),
+            redo: Redo::new(Settings::default()),
         }
+    }
+
+    /// Replays everything: decode, CRC, page lookup, redo, and the other state that lives in pages. It looks some records
+    /// ahead, so that pages are on their way from memory when their turn comes.
+    pub fn replay(&mut self, pages: &mut Pages) -> Result<Replayed> {
+        let mut done = Replayed::default();
+        self.decoder.restart(self.recording.start);
+        let mut input = self.recording.wal.as_slice();
+        loop {
+            self.batch.fill(&mut self.decoder, &mut input)?;
+            if self.batch.is_empty() {
+                return Ok(done);
+            }
+            self.replay_batch(pages, &mut done)?;
+        }
+    }
+
+    fn replay_batch(&mut self, pages: &mut Pages, done: &mut Replayed) -> Result<()> {
+        let Replayer { batch, slots, redo, .. } = self;
         slots.clear();
         for record in batch.records() {
             for block in record.blocks() {
@@ -78,10 +104,11 @@ pub fn replay(recording: &Recording, pages: &mut Pages, redo: &mut Redo) -> Resu
         for record in batch.records() {
             done.records += 1;
             for (block, slot) in record.blocks().zip(&mut found) {
-                replay_block(&record, &block, *slot, pages, redo, &mut done)?;
+                replay_block(&record, &block, *slot, pages, redo, done)?;
             }
             effects(&record, Settings::default(), |effect| pages.apply(&effect))?;
         }
+        Ok(())
     }
 }
 

@@ -14,6 +14,7 @@ const BUFFER_KEEP_BYTES: usize = 1 << 20;
 #[derive(Debug)]
 pub struct Decoder {
     framing: Framing,
+    segment_size_bytes: u32,
     version: Option<WalVersion>,
     buffer: Vec<u8>,
     layout: Layout,
@@ -40,12 +41,20 @@ impl Decoder {
     pub fn new(start: Lsn, segment_size_bytes: u32, version: Option<WalVersion>) -> Decoder {
         Decoder {
             framing: Framing::new(start, segment_size_bytes),
+            segment_size_bytes,
             version,
             buffer: Vec::new(),
             layout: Layout::new(),
             record_end: start,
             error: None,
         }
+    }
+
+    /// Begins anew at `start`, with the memory that it has.
+    pub fn restart(&mut self, start: Lsn) {
+        self.framing = Framing::new(start, self.segment_size_bytes);
+        self.record_end = start;
+        self.error = None;
     }
 
     /// The next record, or none when `input` is used up. What is used of `input` is removed from it. After an error

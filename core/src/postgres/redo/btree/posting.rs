@@ -47,8 +47,15 @@ impl Buffer {
         Ok(buffer)
     }
 
+    /// Begins another tuple, over the bytes of the last.
+    fn restart(&mut self, key: &[u8]) -> Result<(), Misfit> {
+        self.len = 0;
+        self.push(key)
+    }
+
     fn rounded(&self) -> &[u8] {
-        // A multiple of 8 above the largest length exists in the buffer, and it is zero there.
+        // A multiple of 8 above the largest length exists in the buffer. It is zero there: from the beginning, or since
+        // `finish`.
         &self.bytes[..align8(self.len)]
     }
 
@@ -58,14 +65,16 @@ impl Buffer {
         let info = u16_at(&self.bytes, 6)? & !(SIZE_MASK | ALTERNATIVE_TID);
         let info = if count == 1 {
             self.bytes.copy_within(key_len..key_len + TID_BYTES, 0);
-            self.bytes[key_len..self.len].fill(0);
             self.len = key_len;
+            self.bytes[key_len..align8(key_len)].fill(0);
             info
         } else {
             let head = block_bytes(key_len as u32);
             self.bytes[..4].copy_from_slice(&head);
             self.bytes[4..6].copy_from_slice(&(count as u16 | IS_POSTING).to_le_bytes());
-            self.len = align8(self.len);
+            let ids_end = self.len;
+            self.len = align8(ids_end);
+            self.bytes[ids_end..self.len].fill(0);
             info | ALTERNATIVE_TID
         };
         self.bytes[6..8].copy_from_slice(&(info | self.len as u16).to_le_bytes());
@@ -147,24 +156,6 @@ pub(super) fn insert(page: &mut Page<'_>, offset: usize, data: &[u8]) -> Result<
     page.insert_item(offset, swapped.new_tuple())
 }
 
-/// Adds what is pending: a single tuple as it was, several as one posting tuple.
-fn finish_pending(
-    page: &mut Page<'_>,
-    old: &Page<'_>,
-    first: usize,
-    pending: &mut Buffer,
-    key_len: usize,
-    items: usize,
-) -> Result<(), Misfit> {
-    if items == 1 {
-        let (start, len) = old.item(first)?;
-        let tuple = old.slice(start, len)?;
-        return page.append_item(&tuple[..size(tuple)?]);
-    }
-    pending.finish(key_len)?;
-    page.append_item(pending.rounded())
-}
-
 /// DEDUP: tuples covered by an interval become one posting tuple, the others stay; the page is rebuilt.
 pub(super) fn deduplicate(change: &Change<'_>, page: &mut Page<'_>) -> Result<(), Misfit> {
     let count = usize::from(Reader::new(change.record.main()).u16()?);
@@ -180,6 +171,7 @@ pub(super) fn deduplicate(change: &Change<'_>, page: &mut Page<'_>) -> Result<()
         let (start, len) = old.item(1)?;
         page.append_item(old.slice(start, len)?)?;
     }
+    let mut pending = Buffer::default();
     let mut next = next_interval(&mut intervals)?;
     let mut offset = first;
     let max = old.max_offset();
@@ -195,13 +187,19 @@ pub(super) fn deduplicate(change: &Change<'_>, page: &mut Page<'_>) -> Result<()
             return Err(Misfit::new("an interval of tuples on the page", items as u64));
         }
         let (start, len) = old.item(offset)?;
-        let key = parts(old.slice(start, len)?)?.key;
-        let mut pending = Buffer::start(key)?;
-        for item in offset..offset + items {
-            let (start, len) = old.item(item)?;
-            pending.push(parts(old.slice(start, len)?)?.ids)?;
+        let tuple = old.slice(start, len)?;
+        if items == 1 {
+            page.append_item(&tuple[..size(tuple)?])?;
+        } else {
+            let key = parts(tuple)?.key;
+            pending.restart(key)?;
+            for item in offset..offset + items {
+                let (start, len) = old.item(item)?;
+                pending.push(parts(old.slice(start, len)?)?.ids)?;
+            }
+            pending.finish(key.len())?;
+            page.append_item(pending.rounded())?;
         }
-        finish_pending(page, &old, offset, &mut pending, key.len(), items)?;
         offset += items;
     }
     if next.is_some() {
@@ -227,6 +225,7 @@ pub(super) fn delete(
     let mut data = Reader::new(data);
     let deleted = data.take(usize::from(deleted) * 2)?;
     let mut updated = Reader::new(data.take(usize::from(updated) * 2)?);
+    let mut kept = Buffer::default();
     while !updated.is_empty() {
         let offset = usize::from(updated.u16()?);
         let count = usize::from(data.u16()?);
@@ -239,7 +238,7 @@ pub(super) fn delete(
         }
         let mut removed = removed.iter().map(|index| usize::from(u16::from_le_bytes(*index)));
         let mut next_removed = removed.next();
-        let mut kept = Buffer::start(key)?;
+        kept.restart(key)?;
         for (index, id) in ids.as_chunks::<TID_BYTES>().0.iter().enumerate() {
             if next_removed == Some(index) {
                 next_removed = removed.next();
