@@ -2,6 +2,7 @@
 
 pub mod cluster;
 pub mod fuzz;
+pub mod neon_recording;
 pub mod nodes;
 pub mod oracle;
 pub mod postgres_versions;

@@ -13,14 +13,19 @@ use firn_core::postgres::wal::names::rmgr;
 use firn_core::postgres::wal::{Layout, Record, WalVersion};
 use firn_core::types::Lsn;
 use firn_tests::fuzz::{fuzz, mutate};
-use firn_tests::redo_samples::{Sample, samples};
+use firn_tests::redo_samples::{Sample, as_neon_heap, neon_samples, samples};
 use firn_tests::simulation::random::Random;
 
 /// An allocation past this fails, and ends the test: decompression's context and the samples are all there is.
 #[global_allocator]
 static ALLOCATOR: Cap<System> = Cap::new(System, 1 << 30);
 
-static SAMPLES: LazyLock<Vec<Sample>> = LazyLock::new(|| samples().unwrap());
+/// Stock Postgres' records, Neon's own, and these in the format of its older versions.
+static SAMPLES: LazyLock<Vec<Sample>> = LazyLock::new(|| {
+    let neon = neon_samples().unwrap();
+    let older: Vec<Sample> = neon.iter().map(as_neon_heap).collect();
+    [samples().unwrap(), neon, older].concat()
+});
 
 /// Fuzzes redo of the records of some resource managers.
 fn fuzz_redo(name: &str, managers: &[u8]) {
@@ -35,12 +40,16 @@ fn fuzz_redo(name: &str, managers: &[u8]) {
         .map(|flag| Redo::new(Settings { visible_moves_heap_lsn: flag, neon_heap_records: flag }));
     fuzz(name, &seeds, |input, random| {
         let neon = random.percent(20);
+        let mut version = WalVersion::ALL[random.index(WalVersion::ALL.len())];
         let (bytes, page) = if own.is_empty() || random.percent(30) {
             let manager = managers[random.index(managers.len())];
             (made_up_record(manager, random), made_up_page(random))
         } else {
             // Most of a record that is damaged everywhere is refused at once: damage one in a few places, too.
             let sample = own[random.index(own.len())];
+            if random.percent(70) {
+                version = sample.version;
+            }
             let mut bytes = sample.record.clone();
             for _ in 0..random.below(4) {
                 damage(&mut bytes[16..], random);
@@ -48,7 +57,6 @@ fn fuzz_redo(name: &str, managers: &[u8]) {
             let bytes = if random.percent(70) { bytes } else { input.to_vec() };
             (bytes, page_for(sample, &own, random))
         };
-        let version = WalVersion::ALL[random.index(WalVersion::ALL.len())];
         replay(&bytes, version, &page, &mut redo[usize::from(neon)], neon);
     });
 }

@@ -2,14 +2,17 @@
 
 #![allow(clippy::unwrap_used, reason = "every function here is part of a test")]
 
+use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
 use firn_core::postgres::page::{PAGE_BYTES, Page, PageBytes};
+use firn_core::postgres::redo::slru::{PAGES_PER_SEGMENT, Slru};
 use firn_core::postgres::wal::names::rmgr;
 use firn_core::postgres::wal::{BlockTag, Fork, RelationId};
 use firn_core::types::Lsn;
+use firn_tests::local::data_directory::entries;
 use firn_tests::local::postgres::{PostgresServer, run};
 use firn_tests::local::postgres_install::{PostgresInstall, ServerUser};
 use firn_tests::local::process::built_program;
@@ -61,6 +64,7 @@ fn server(install: &PostgresInstall, directory: &Path, compression: &str) -> Pos
         ("autovacuum", "off"),
         ("wal_keep_size", "1GB"),
         ("max_prepared_transactions", "5"),
+        ("track_commit_timestamp", "on"),
     ];
     let server = PostgresServer::create_with(
         install.clone(),
@@ -227,16 +231,22 @@ fn page_of_hex(text: &str) -> PageBytes {
     page
 }
 
-fn replay(base: &Path, wal: &Path, tag: BlockTag, at: Lsn, more: &[&str]) -> String {
-    let (relation, block, at) = (tag.relation.to_string(), tag.block.to_string(), at.to_string());
+fn replay(base: &Path, wal: &Path, at: Lsn, of: &[&str]) -> String {
+    let at = at.to_string();
     let arguments =
         ["page", "replay", "--base", base.to_str().unwrap(), "--wal", wal.to_str().unwrap()];
-    let of = ["--relation", &relation, "--fork", tag.fork.name(), "--block", &block, "--at", &at];
-    firn(&[&arguments[..], &of, more].concat())
+    firn(&[&arguments[..], &["--at", &at], of].concat())
 }
 
-fn page_at(base: &Path, wal: &Path, seen: &Seen) -> PageBytes {
-    let text = replay(base, wal, seen.tag, seen.lsn, &["--no-records", "--format", "hex"]);
+fn replay_block(base: &Path, wal: &Path, tag: BlockTag, at: Lsn, more: &[&str]) -> String {
+    let (relation, block) = (tag.relation.to_string(), tag.block.to_string());
+    let of = ["--relation", &relation, "--fork", tag.fork.name(), "--block", &block];
+    replay(base, wal, at, &[&of, more].concat())
+}
+
+const HEX: [&str; 3] = ["--no-records", "--format", "hex"];
+
+fn page_of_rows(text: &str) -> PageBytes {
     page_of_hex(&text.lines().map(|line| line.split_once(' ').unwrap().1).collect::<String>())
 }
 
@@ -277,15 +287,83 @@ fn a_page_is_replayed_to_any_lsn() {
         // A few pages of each step: each is a run of the program over all WAL.
         let chosen = seen.iter().step_by(seen.len().div_ceil(40));
         for seen in chosen {
-            let page = page_at(&base, &wal, seen);
+            let page = page_of_rows(&replay_block(&base, &wal, seen.tag, seen.lsn, &HEX));
             let what = format!("Postgres {}: {} at {}", install.major, seen.tag, seen.lsn);
             assert_eq!(difference(seen.manager, seen.tag, &page, &seen.page), None, "{what}");
         }
         let last = seen.iter().rfind(|seen| seen.manager == rmgr::BTREE).unwrap();
-        let text = replay(&base, &wal, last.tag, last.lsn, &[]);
+        let text = replay_block(&base, &wal, last.tag, last.lsn, &[]);
         assert!(text.contains("rmgr: Btree"), "{text}");
         let mut page = last.page;
         let lsn = format!("lsn {},", Page::new(&mut page).lsn());
         assert!(text.contains(&lsn) && text.contains("btree: previous"), "no {lsn} in {text}");
+    }
+}
+
+/// Every page of the simple logs' files.
+fn log_pages(data: &Path) -> Vec<(Slru, u64, PageBytes)> {
+    let mut pages = Vec::new();
+    for log in Slru::ALL {
+        for (name, path) in entries(&data.join(log.folder())).unwrap() {
+            let first = u64::from_str_radix(&name, 16).unwrap() * PAGES_PER_SEGMENT;
+            let bytes = std::fs::read(path).unwrap();
+            for (number, page) in (first..).zip(bytes.as_chunks::<PAGE_BYTES>().0) {
+                pages.push((log, number, *page));
+            }
+        }
+    }
+    pages
+}
+
+#[test]
+fn a_simple_logs_page_is_replayed_to_any_lsn() {
+    for install in postgres_versions().unwrap() {
+        let directory = temporary();
+        let mut server = server(&install, directory.path(), "pglz");
+        server
+            .sql(
+                "CREATE TABLE t AS SELECT i AS id, 'first' AS filler FROM generate_series(1, 50) i",
+            )
+            .unwrap();
+        let base = directory.path().join("base");
+        server.base_backup(&base).unwrap();
+        let mut seen = Vec::new();
+        for step in [
+            "UPDATE t SET filler = 'second' WHERE id < 10",
+            "BEGIN; SELECT * FROM t WHERE id = 7 FOR KEY SHARE; SAVEPOINT a; UPDATE t SET filler = 'x' WHERE id = 7; COMMIT",
+            "BEGIN; DELETE FROM t; ROLLBACK",
+            "BEGIN; INSERT INTO t VALUES (60, 'y'); SAVEPOINT a; DELETE FROM t WHERE id = 3; ROLLBACK TO a; COMMIT",
+            // Another page of commit timestamps, which has room for 819.
+            "DO $$ BEGIN FOR i IN 1..900 LOOP UPDATE t SET filler = i::text WHERE id = 1; COMMIT; END LOOP; END $$",
+        ] {
+            server.sql(step).unwrap();
+            // Simple logs reach their files at a checkpoint.
+            server.sql("CHECKPOINT").unwrap();
+            let lsn: Lsn =
+                server.sql("SELECT pg_current_wal_insert_lsn()").unwrap().parse().unwrap();
+            seen.extend(log_pages(server.data()).into_iter().map(|page| (lsn, page)));
+        }
+        server.stop().unwrap();
+        ServerUser::give(&base).unwrap();
+        let wal = server.data().join("pg_wal");
+        let mut not_empty = BTreeSet::new();
+        for (lsn, (log, number, page)) in &seen {
+            let number = number.to_string();
+            let of = [&["--log", log.folder(), "--block", &number], &HEX[..]].concat();
+            let found = page_of_rows(&replay(&base, &wal, *lsn, &of));
+            let at = (0..PAGE_BYTES).find(|&at| found[at] != page[at]);
+            let what =
+                format!("Postgres {}: {} page {number} at {lsn}", install.major, log.folder());
+            assert_eq!(at, None, "{what}");
+            if page.iter().any(|&byte| byte != 0) {
+                not_empty.insert(*log);
+            }
+        }
+        assert_eq!(not_empty.len(), Slru::ALL.len(), "{not_empty:?}");
+        let (last, _) = seen.last().unwrap();
+        let text = replay(&base, &wal, *last, &["--log", "pg_xact", "--block", "0"]);
+        for words in ["desc: COMMIT, page changed", ": committed", ": aborted"] {
+            assert!(text.contains(words), "no {words:?} in {text}");
+        }
     }
 }

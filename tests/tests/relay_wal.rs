@@ -175,12 +175,8 @@ fn half_a_record_gives_way_to_what_postgres_writes_after_its_crash() {
         }
         let start = start.expect("no crash fell into a record");
         cluster.commit("INSERT INTO t VALUES (2)").unwrap();
-        let (from, nodes) = (start.to_string(), cluster.node_urls().unwrap());
-        let key = cluster.key;
-        let (tenant, timeline) = (key.tenant_id.to_string(), key.timeline_id.to_string());
-        let of = ["--nodes", &nodes, "--tenant", &tenant, "--timeline", &timeline];
-        let dump = [&["wal", "dump", "--start", &from], &of[..]].concat();
-        let records = cluster.run_firn(&dump).unwrap();
+        // Nodes and timeline are in the environment.
+        let records = cluster.run_firn(&["wal", "dump", "--start", &start.to_string()]).unwrap();
         assert!(records.contains("OVERWRITE_CONTRECORD"), "{}", first_lines(&records));
 
         cluster.postgres.kill().unwrap();

@@ -14,13 +14,6 @@ use firn_tools::local::data_directory::relation_files;
 
 /// Not there.
 const NO_PAGE: u32 = u32::MAX;
-const LOGS: [Slru; 4] = [
-    Slru::TransactionStatus,
-    Slru::CommitTimestamp,
-    Slru::MultiXactOffsets,
-    Slru::MultiXactMembers,
-];
-
 /// Mixes the few numbers of a key by multiplication: keys are the server's own, not an attacker's.
 #[derive(Default)]
 struct MixHasher(u64);
@@ -54,7 +47,7 @@ pub struct Slot(u32);
 /// The pages, and as much of a server's other state as its records change in place.
 pub struct Pages {
     forks: Forks,
-    logs: [Vec<u32>; LOGS.len()],
+    logs: [Vec<u32>; Slru::ALL.len()],
     pages: Vec<PageBytes>,
 }
 
@@ -72,7 +65,7 @@ impl Pages {
                 pages.pages[slot as usize] = *page;
             }
         }
-        for (index, log) in LOGS.into_iter().enumerate() {
+        for (index, log) in Slru::ALL.into_iter().enumerate() {
             for entry in fs::read_dir(data.join(log.folder()))? {
                 let path = entry?.path();
                 let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();

@@ -15,12 +15,7 @@ use crate::local::data_directory::{entries, relation_files};
 /// Reads every relation and simple log of the data directory, and its other state.
 pub fn read(data: &Path) -> Result<Store> {
     let mut store = Store { state: state_files::read(data)?, ..Store::default() };
-    for slru in [
-        Slru::TransactionStatus,
-        Slru::CommitTimestamp,
-        Slru::MultiXactOffsets,
-        Slru::MultiXactMembers,
-    ] {
+    for slru in Slru::ALL {
         for (name, path) in entries(&data.join(slru.folder()))? {
             let segment = u64::from_str_radix(&name, 16).context("a simple log's file name")?;
             let bytes = fs::read(&path)?;

@@ -1,6 +1,7 @@
 //! One pass over a version: a fresh server runs the workloads, its WAL is replayed over a copy of the data directory from
 //! before, and everything is compared.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -10,6 +11,7 @@ use anyhow::{Context, Result, ensure};
 use firn_core::postgres::redo::Settings;
 use firn_core::postgres::wal::WalVersion;
 use firn_core::types::Lsn;
+use firn_tools::clock::now;
 
 use super::report::Report;
 use super::waldump::{self, Stretch, Words};
@@ -71,10 +73,13 @@ pub fn run_pass(
     server.stop()?;
     copy_without_wal(&data, &base)?;
     let mut stretches = vec![Stretch { timeline: 1, start: redo_location(install, &data)? }];
+    let begun = now();
     server.start()?;
     workload(&mut server)?;
     server.stop()?;
+    let server_time = begun.elapsed();
 
+    let begun = now();
     let version = WalVersion::from_major(install.major).context("a version from 14 to 18")?;
     let mut store = data_directory::read(&base)?;
     let settings = Settings { visible_moves_heap_lsn: pass.checksums, ..Settings::default() };
@@ -98,20 +103,17 @@ pub fn run_pass(
     }
     stretches.extend(later_timelines(&wal)?);
     compare_with_waldump(install, &wal, &stretches, &words, &mut report)?;
+    report.times.push((server_time, begun.elapsed()));
     Ok(report)
 }
 
 /// Every workload.
 pub fn run_workloads(server: &mut PostgresServer, pass: Pass) -> Result<()> {
     workload::run_scripts(server)?;
-    let mut clients = workload::start_clients(server)?;
-    if pass.backup {
-        server.base_backup(&backup_folder(server))?;
-    }
-    workload::wait_for_clients(&mut clients)?;
-    if pass.pgbench {
-        workload::run_pgbench(server)?;
-    }
+    workload::run_clients(server, pass.pgbench, || match pass.backup {
+        true => server.base_backup(&backup_folder(server)),
+        false => Ok(()),
+    })?;
     odd_records::run(server, pass)
 }
 
@@ -176,7 +178,8 @@ fn later_timelines(wal: &Path) -> Result<Vec<Stretch>> {
     Ok(stretches)
 }
 
-/// pg_waldump must count the same records, and say the same about those without pages.
+/// pg_waldump must count the same records as the replay and `firn wal dump` do, and say the same about those without
+/// pages.
 fn compare_with_waldump(
     install: &PostgresInstall,
     wal: &Path,
@@ -185,13 +188,16 @@ fn compare_with_waldump(
     report: &mut Report,
 ) -> Result<()> {
     let theirs = waldump::counts(install, wal, stretches)?;
+    let dumped = waldump::our_counts(wal, stretches[0].start)?;
     let ours = report.seen_by_name();
-    for name in ours.keys().chain(theirs.keys().filter(|name| !ours.contains_key(*name))) {
-        let (ours, theirs) = (ours.get(name).copied(), theirs.get(name).copied());
+    let names: BTreeSet<&String> = ours.keys().chain(theirs.keys()).chain(dumped.keys()).collect();
+    for name in names {
         // Names that were compared with words alone have a count of 0 here.
-        if ours.unwrap_or(0) != theirs.unwrap_or(0) {
+        let [ours, dumped, theirs] =
+            [&ours, &dumped, &theirs].map(|counts| counts.get(name).copied().unwrap_or(0));
+        if ours != theirs || dumped != theirs {
             report.count_difference(format!(
-                "{name}: {ours:?} records, pg_waldump counts {theirs:?}"
+                "{name}: {ours} records, firn wal dump counts {dumped}, pg_waldump {theirs}"
             ));
         }
     }

@@ -2,9 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::time::Duration;
 
 use firn_core::postgres::wal::names::{record_kind, record_name, resource_manager_name};
 use firn_core::postgres::wal::{Record, WalVersion};
+
+use super::pass::Pass;
 
 /// Differences that are written out in full; all are counted.
 const FAILURES_SHOWN_MAX: usize = 20;
@@ -45,6 +48,8 @@ pub struct Report {
     pub wal_bytes: u64,
     /// Record types of which `pg_waldump` counts another number.
     pub wrong_counts: u64,
+    /// For each pass how long the server was at work, and how long replaying and comparing took.
+    pub times: Vec<(Duration, Duration)>,
     /// The first differences in words.
     pub failures: Vec<String>,
 }
@@ -61,6 +66,7 @@ impl Report {
             skipped: 0,
             wal_bytes: 0,
             wrong_counts: 0,
+            times: Vec::new(),
             failures: Vec::new(),
         }
     }
@@ -90,6 +96,32 @@ impl Report {
             + self.final_pages.1
             + self.state.1
             + self.wrong_counts
+    }
+
+    /// What came out of one pass, in a line.
+    pub fn line(&self, pass: &Pass) -> String {
+        let sum = |count: fn(&Counts) -> u64| self.records.values().map(count).sum::<u64>();
+        format!(
+            "Postgres {}, full_page_writes {}: {} records, {} MB of WAL, {} compared, {} final pages, {} different; \
+             {} seconds (server + replay)",
+            self.release,
+            if pass.full_page_writes { "on" } else { "off" },
+            sum(|counts| counts.seen),
+            self.wal_bytes / 1_000_000,
+            sum(|counts| counts.checked),
+            self.final_pages.0,
+            self.failed(),
+            self.seconds(),
+        )
+    }
+
+    /// How long the server was at work and how long replaying and comparing took, for each pass.
+    fn seconds(&self) -> String {
+        let times = self.times.iter();
+        let times: Vec<String> = times
+            .map(|(server, replay)| format!("{} + {}", server.as_secs(), replay.as_secs()))
+            .collect();
+        times.join(", ")
     }
 
     /// Adds a replay of part of the same WAL over a base backup: its records are counted already.
@@ -143,6 +175,7 @@ impl Report {
         self.skipped += other.skipped;
         self.wal_bytes += other.wal_bytes;
         self.wrong_counts += other.wrong_counts;
+        self.times.extend(other.times);
         self.failures.extend(other.failures);
         self.failures.truncate(FAILURES_SHOWN_MAX);
     }
@@ -186,6 +219,10 @@ impl fmt::Display for Table<'_> {
         write!(f, "{:32}", "MB of WAL")?;
         for report in self.0 {
             write!(f, "|{:>8}{:>28}", report.wal_bytes / 1_000_000, "")?;
+        }
+        write!(f, "\n{:32}", "seconds, server + replay")?;
+        for report in self.0 {
+            write!(f, "|{:>35} ", report.seconds())?;
         }
         writeln!(f)?;
         for report in self.0 {

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use firn_core::postgres::redo::Effect;
@@ -10,7 +11,9 @@ use firn_core::postgres::wal::names::rmgr;
 use firn_core::types::Lsn;
 
 use super::report::Report;
+use crate::local::postgres::run;
 use crate::local::postgres_install::PostgresInstall;
+use crate::local::process::built_program;
 
 /// A stretch of WAL on one Postgres timeline.
 #[derive(Debug, Clone, Copy)]
@@ -46,15 +49,30 @@ pub fn counts(
 ) -> Result<BTreeMap<String, u64>> {
     let mut sums = BTreeMap::new();
     for &stretch in stretches {
-        for line in waldump(install, wal, stretch, &["--stats=record"])?.lines() {
-            let mut words = line.split_whitespace();
-            let Some(name) = words.next().filter(|name| name.contains('/')) else { continue };
-            let Some(Ok(count)) = words.next().map(str::parse::<u64>) else { continue };
-            *sums.entry(name.to_string()).or_default() += count;
-        }
+        add_counts(&waldump(install, wal, stretch, &["--stats=record"])?, &mut sums);
     }
     ensure!(!sums.is_empty(), "pg_waldump printed no statistics");
     Ok(sums)
+}
+
+/// `firn wal dump --stats=record`'s counts by name. It follows the newest Postgres timeline by itself.
+pub fn our_counts(wal: &Path, start: Lsn) -> Result<BTreeMap<String, u64>> {
+    let mut command = Command::new(built_program("firn")?);
+    command.args(["wal", "dump", "--stats=record", "--start", &start.to_string()]).arg(wal);
+    let mut sums = BTreeMap::new();
+    add_counts(&run(&mut command)?, &mut sums);
+    Ok(sums)
+}
+
+fn add_counts(statistics: &str, sums: &mut BTreeMap<String, u64>) {
+    for line in statistics.lines() {
+        let mut words = line.split_whitespace();
+        let Some(name) = words.next().filter(|name| name.contains('/')) else { continue };
+        let Some(Ok(count)) = words.next().map(str::parse::<u64>) else { continue };
+        if count > 0 {
+            *sums.entry(name.to_string()).or_default() += count;
+        }
+    }
 }
 
 /// What `pg_waldump` says about each record of the managers that [`Words`] covers, by start LSN, without the type's name.

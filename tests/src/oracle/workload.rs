@@ -6,11 +6,16 @@ use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use firn_core::types::Lsn;
+
 use crate::local::postgres::{PostgresServer, run};
 use crate::recordings::shared_directory;
 
-/// Each client's transactions of pgbench's own workload: about 200 MB of WAL.
-const PGBENCH_TRANSACTIONS: u32 = 800;
+/// Each client's transactions of pgbench's own workload, and of the mixed one that runs beside it.
+const PGBENCH_TRANSACTIONS: u32 = 1_600;
+const MIXED_TRANSACTIONS: u32 = 300;
+/// What both write at least while they run at once.
+const CONCURRENT_WAL_BYTES_MIN: u64 = 300 << 20;
 /// Scripts whose images are compressed by other methods: lz4 is the one that costs little.
 const OTHER_COMPRESSION: [(&str, &str); 3] =
     [("08_misc", "off"), ("10_ddl", "pglz"), ("05b_gist", "zstd")];
@@ -53,10 +58,40 @@ fn run_script(server: &PostgresServer, file: &Path, compression: &str) -> Result
     Ok(())
 }
 
-/// Starts several clients at once: conflicts, row locks of every strength, indexes of all kinds.
-pub fn start_clients(server: &PostgresServer) -> Result<Child> {
+/// Several clients at once, each of the mixed workload and, if `with_pgbench`, as many of pgbench's own beside them; `then`
+/// runs when they have started.
+pub fn run_clients(
+    server: &PostgresServer,
+    with_pgbench: bool,
+    then: impl FnOnce() -> Result<()>,
+) -> Result<()> {
+    if with_pgbench {
+        fill_pgbench(server)?;
+    }
+    let start = wal_position(server)?;
+    let mut mixed = start_mixed(server)?;
+    then()?;
+    if with_pgbench {
+        run(pgbench(server, PGBENCH_TRANSACTIONS).arg("postgres"))?;
+    }
+    let status = mixed.wait().context("cannot wait for pgbench")?;
+    ensure!(status.success(), "pgbench ended with {status}");
+    let bytes = wal_position(server)? - start;
+    ensure!(
+        !with_pgbench || bytes >= CONCURRENT_WAL_BYTES_MIN,
+        "the clients wrote {bytes} bytes of WAL"
+    );
+    Ok(())
+}
+
+fn wal_position(server: &PostgresServer) -> Result<Lsn> {
+    Ok(server.sql("SELECT pg_current_wal_insert_lsn()")?.parse()?)
+}
+
+/// Conflicts, row locks of every strength, indexes of all kinds.
+fn start_mixed(server: &PostgresServer) -> Result<Child> {
     let scripts = folder()?.join("pgbench");
-    let mut pgbench = pgbench(server, 150);
+    let mut pgbench = pgbench(server, MIXED_TRANSACTIONS);
     for name in ["upsert.sql", "locks.sql", "growshrink.sql"] {
         pgbench.arg("-f").arg(scripts.join(name));
     }
@@ -64,15 +99,7 @@ pub fn start_clients(server: &PostgresServer) -> Result<Child> {
     pgbench.spawn().context("cannot run pgbench")
 }
 
-/// Waits for them.
-pub fn wait_for_clients(clients: &mut Child) -> Result<()> {
-    let status = clients.wait().context("cannot wait for pgbench")?;
-    ensure!(status.success(), "pgbench ended with {status}");
-    Ok(())
-}
-
-/// pgbench's own workload.
-pub fn run_pgbench(server: &PostgresServer) -> Result<()> {
+fn fill_pgbench(server: &PostgresServer) -> Result<()> {
     let mut fill = server.install.command_as_we_are("pgbench");
     let port = server.port().to_string();
     fill.args([
@@ -88,8 +115,7 @@ pub fn run_pgbench(server: &PostgresServer) -> Result<()> {
         "postgres",
         "postgres",
     ]);
-    run(&mut fill)?;
-    run(pgbench(server, PGBENCH_TRANSACTIONS).arg("postgres")).map(|_| ())
+    run(&mut fill).map(|_| ())
 }
 
 fn pgbench(server: &PostgresServer, transactions: u32) -> Command {

@@ -2,6 +2,7 @@
 
 mod base;
 mod decoded;
+mod log;
 mod replay;
 
 use anyhow::Result;

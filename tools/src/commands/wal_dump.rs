@@ -24,20 +24,19 @@ use stats::{CountBy, Stats};
 /// `firn wal dump`.
 #[derive(Debug, Args)]
 pub struct DumpArguments {
-    /// Segment files, or a directory of them; their names say where they begin.
-    #[arg(required_unless_present = "nodes", conflicts_with = "nodes")]
+    /// Segment files, or a directory of them; their names say where they begin. Without any, nodes are read.
     paths: Vec<PathBuf>,
-    /// HTTP addresses of nodes to read from instead, separated by commas.
-    #[arg(long, value_delimiter = ',', requires_all = ["tenant", "timeline"])]
+    /// HTTP addresses of nodes to read from when no files are named, separated by commas.
+    #[arg(long, env = "FIRN_NODES", value_delimiter = ',', required_unless_present = "paths")]
     nodes: Vec<String>,
     /// Token for nodes that want authentication.
     #[arg(long, env = "FIRN_TOKEN", hide_env_values = true)]
     token: Option<String>,
     /// Tenant: 32 hex digits.
-    #[arg(long)]
+    #[arg(long, env = "FIRN_TENANT", required_unless_present = "paths")]
     tenant: Option<TenantId>,
     /// Timeline: 32 hex digits.
-    #[arg(long)]
+    #[arg(long, env = "FIRN_TIMELINE", required_unless_present = "paths")]
     timeline: Option<TimelineId>,
     /// Only records that begin here or later; reading begins with this position's segment.
     #[arg(long, short)]
@@ -66,7 +65,7 @@ impl DumpArguments {
     }
 
     fn wal(&self) -> Result<WalSegments> {
-        if self.nodes.is_empty() {
+        if !self.paths.is_empty() {
             return WalSegments::from_paths(&self.paths, self.start);
         }
         let nodes = NodesArguments { nodes: self.nodes.clone(), token: self.token.clone() };

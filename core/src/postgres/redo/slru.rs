@@ -3,6 +3,10 @@
 //! A page store keeps their pages like others and applies effects to them with [`apply`]; all of it is idempotent, so
 //! replaying twice does no harm (PostgreSQL src/backend/access/transam/{clog,commit_ts,multixact}.c).
 
+mod entries;
+
+pub use entries::{Entry, entries};
+
 use super::Effect;
 use crate::postgres::page::PageBytes;
 
@@ -32,6 +36,14 @@ pub enum Slru {
 }
 
 impl Slru {
+    /// All that WAL keeps.
+    pub const ALL: [Slru; 4] = [
+        Slru::TransactionStatus,
+        Slru::CommitTimestamp,
+        Slru::MultiXactOffsets,
+        Slru::MultiXactMembers,
+    ];
+
     /// Its folder in the data directory.
     pub fn folder(self) -> &'static str {
         match self {

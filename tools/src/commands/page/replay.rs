@@ -7,11 +7,12 @@ use std::path::PathBuf;
 use anyhow::{Result, bail, ensure};
 use clap::{Args, ValueEnum};
 use firn_core::postgres::page::{PAGE_BYTES, Page, PageBytes};
+use firn_core::postgres::redo::slru::Slru;
 use firn_core::postgres::redo::{Effect, Outcome, Redo, Settings, effects, visibility_map};
 use firn_core::postgres::wal::{BlockTag, Fork, Record, RelationId};
 use firn_core::types::Lsn;
 
-use super::{base, decoded};
+use super::{base, decoded, log};
 use crate::commands::wal_dump::{describe, fork, relation};
 use crate::wal_segments::WalSegments;
 
@@ -25,12 +26,15 @@ pub struct ReplayArguments {
     #[arg(long, num_args = 1..)]
     wal: Vec<PathBuf>,
     /// The relation: tablespace/database/relation, as `SELECT pg_relation_filepath(...)` helps to find.
-    #[arg(long, short = 'R', value_name = "T/D/R", value_parser = relation)]
-    relation: RelationId,
+    #[arg(long, short = 'R', value_name = "T/D/R", value_parser = relation, required_unless_present = "log")]
+    relation: Option<RelationId>,
     /// Its fork: main, fsm, vm or init.
     #[arg(long, short = 'F', default_value = "main", value_parser = fork)]
     fork: Fork,
-    /// The block.
+    /// In place of a relation a simple log: pg_xact, pg_commit_ts, pg_multixact/offsets or pg_multixact/members.
+    #[arg(long, value_name = "FOLDER", value_parser = log::log, conflicts_with_all = ["relation", "fork"])]
+    log: Option<Slru>,
+    /// The block, or the number of the simple log's page.
     #[arg(long, short = 'B', value_name = "N")]
     block: u32,
     /// The page as it was here: records that end here or before are replayed. All WAL without it.
@@ -42,6 +46,15 @@ pub struct ReplayArguments {
     /// Leave out the list of records.
     #[arg(long)]
     no_records: bool,
+}
+
+/// Which page.
+#[derive(Debug, Clone, Copy)]
+pub enum Place {
+    /// A relation's.
+    Block(BlockTag),
+    /// A simple log's, by its number.
+    Log(Slru, u64),
 }
 
 /// How to show a page.
@@ -57,11 +70,22 @@ impl ReplayArguments {
     /// Does it.
     pub fn run(&self) -> Result<()> {
         let mut output = io::stdout().lock();
-        let tag = BlockTag { relation: self.relation, fork: self.fork, block: self.block };
-        let page = self.replay(tag, &mut output)?;
-        match self.format {
-            Format::Decoded => write!(output, "{}", decoded::Decoded::new(tag, &page))?,
-            Format::Hex => {
+        let place = match (self.log, self.relation) {
+            (Some(log), _) => Place::Log(log, self.block.into()),
+            (None, Some(relation)) => {
+                Place::Block(BlockTag { relation, fork: self.fork, block: self.block })
+            }
+            (None, None) => bail!("say --relation or --log"),
+        };
+        let page = self.replay(place, &mut output)?;
+        match (self.format, place) {
+            (Format::Decoded, Place::Block(tag)) => {
+                write!(output, "{}", decoded::Decoded::new(tag, &page))?;
+            }
+            (Format::Decoded, Place::Log(log, number)) => {
+                write!(output, "{}", log::DecodedLog { log, number, page: &page })?;
+            }
+            (Format::Hex, _) => {
                 for (row, bytes) in page.chunks(32).enumerate() {
                     let text: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
                     writeln!(output, "{:04x} {text}", row * 32)?;
@@ -71,7 +95,7 @@ impl ReplayArguments {
         Ok(output.flush()?)
     }
 
-    fn replay(&self, tag: BlockTag, output: &mut impl Write) -> Result<PageBytes> {
+    fn replay(&self, place: Place, output: &mut impl Write) -> Result<PageBytes> {
         let control = base::Control::read(&self.base)?;
         let start = base::start(&self.base, &control)?;
         let at = self.at.unwrap_or(Lsn(u64::MAX));
@@ -83,13 +107,18 @@ impl ReplayArguments {
         let settings =
             Settings { visible_moves_heap_lsn: control.hints_are_logged, ..Settings::default() };
         let mut history = History {
-            tag,
+            place,
             settings,
+            tracks_commit_timestamp: control.tracks_commit_timestamp,
             redo: Redo::new(settings),
-            page: base::page(&self.base, tag)?,
+            page: base::page(&self.base, place)?,
             line: String::new(),
         };
-        let base_lsn = Page::new(&mut history.page).lsn();
+        let base_lsn = match place {
+            Place::Block(_) => Page::new(&mut history.page).lsn(),
+            // These pages have no LSN, and what a record puts there does no harm twice.
+            Place::Log(..) => start,
+        };
         ensure!(
             base_lsn <= at,
             "the base has the page as of {base_lsn}, after {at}: an older base is needed"
@@ -120,8 +149,9 @@ impl ReplayArguments {
 
 /// A page and how records change it.
 struct History {
-    tag: BlockTag,
+    place: Place,
     settings: Settings,
+    tracks_commit_timestamp: bool,
     redo: Redo,
     page: PageBytes,
     /// The last record that touched it.
@@ -132,7 +162,10 @@ impl History {
     /// Replays a record; what it did, if it has to do with the page.
     fn record(&mut self, record: &Record<'_>) -> Result<Option<String>> {
         let mut touched = None;
-        for block in record.blocks().filter(|block| block.tag() == self.tag) {
+        for block in record.blocks() {
+            if !matches!(self.place, Place::Block(tag) if tag == block.tag()) {
+                continue;
+            }
             let outcome = self.redo.redo_block(record, block.id(), &mut self.page)?;
             touched = Some(match outcome {
                 Outcome::Restored => "page restored",
@@ -155,7 +188,23 @@ impl History {
     }
 
     fn apply(&mut self, effect: &Effect<'_>) -> Option<&'static str> {
-        let BlockTag { relation, fork, block } = self.tag;
+        if let Effect::Parameters(parameters) = effect {
+            self.tracks_commit_timestamp = parameters.track_commit_timestamp;
+        }
+        match self.place {
+            Place::Block(tag) => self.apply_to_block(tag, effect),
+            Place::Log(Slru::CommitTimestamp, _)
+                if !self.tracks_commit_timestamp
+                    && matches!(effect, Effect::CommitTimestamp { .. }) =>
+            {
+                None
+            }
+            Place::Log(log, number) => log::apply(effect, log, number, &mut self.page),
+        }
+    }
+
+    fn apply_to_block(&mut self, tag: BlockTag, effect: &Effect<'_>) -> Option<&'static str> {
+        let BlockTag { relation, fork, block } = tag;
         match *effect {
             Effect::ClearVisibility { relation: heap, heap_block, bits }
                 if heap == relation
@@ -168,7 +217,7 @@ impl History {
             Effect::RelationTruncate { relation: cut, blocks, main, visibility_map, .. }
                 if cut == relation =>
             {
-                self.truncate(blocks, main, visibility_map)
+                self.truncate(tag, blocks, main, visibility_map)
             }
             Effect::RelationDrop(dropped) if dropped == relation => {
                 self.page = [0; PAGE_BYTES];
@@ -184,17 +233,23 @@ impl History {
         }
     }
 
-    fn truncate(&mut self, blocks: u32, main: bool, map: bool) -> Option<&'static str> {
-        let zero = match self.tag.fork {
-            Fork::Main => main && self.tag.block >= blocks,
+    fn truncate(
+        &mut self,
+        tag: BlockTag,
+        blocks: u32,
+        main: bool,
+        map: bool,
+    ) -> Option<&'static str> {
+        let zero = match tag.fork {
+            Fork::Main => main && tag.block >= blocks,
             Fork::VisibilityMap if map => {
                 let last = visibility_map::map_block(blocks);
                 let cut_inside = !blocks.is_multiple_of(visibility_map::HEAP_BLOCKS_PER_PAGE);
-                if self.tag.block == last && cut_inside {
+                if tag.block == last && cut_inside {
                     visibility_map::truncate(&mut Page::new(&mut self.page), blocks);
                     return Some("cut");
                 }
-                self.tag.block >= last
+                tag.block >= last
             }
             _ => false,
         };

@@ -47,3 +47,33 @@ fn commit_timestamps_go_when_they_are_switched_off() {
     let on = Parameters { track_commit_timestamp: true, ..Parameters::default() };
     assert!(!drops(&Effect::Parameters(on), Slru::CommitTimestamp, 7));
 }
+
+#[test]
+fn entries_are_read_back_as_they_were_applied() {
+    let applied = [
+        (Effect::TransactionEnd { xid: 32_770, committed: true }, 32_770, Entry::Status(1)),
+        (Effect::TransactionEnd { xid: 65_535, committed: false }, 65_535, Entry::Status(2)),
+        (
+            Effect::CommitTimestamp { xid: 1_637, time_us: -5, origin: 3 },
+            1_637,
+            Entry::Timestamp { time_us: -5, origin: 3 },
+        ),
+        (
+            Effect::MultiXactOffset { multixact: 2_049, offset: 77, ahead: false },
+            2_049,
+            Entry::Offset(77),
+        ),
+        (
+            Effect::MultiXactMember { offset: 3_271, xid: 9, status: 5 },
+            3_271,
+            Entry::Member { xid: 9, status: 5 },
+        ),
+    ];
+    for (effect, index, entry) in applied {
+        let (slru, number) = page_of(&effect).unwrap();
+        assert_eq!(number, 1);
+        let mut page = [0; 8192];
+        apply(&effect, &mut page);
+        assert_eq!(entries(slru, number, &page).collect::<Vec<_>>(), [(index, entry)]);
+    }
+}
