@@ -97,7 +97,7 @@ impl Pieces {
 }
 
 /// The WAL that an entry carries.
-fn wal_of<'a>(entry: &Entry<'a>) -> Option<(TimelineKey, Lsn, &'a [u8])> {
+pub(super) fn wal_of<'a>(entry: &Entry<'a>) -> Option<(TimelineKey, Lsn, &'a [u8])> {
     match entry {
         Entry::Change(key, Change::Append { begin, wal, .. }) => Some((*key, *begin, wal)),
         Entry::Forwarded(key, forwarded) => Some((*key, forwarded.begin, forwarded.wal)),

@@ -11,16 +11,23 @@ use firn_core::marks;
 use firn_core::types::{Lsn, TimelineKey};
 use futures_util::future::{Either, select};
 
-use super::mover::{ForwardedTo, MoveError, evacuate};
+use super::mover::{MoveError, Mover};
+use super::options::JournalOptions;
 use super::ring::SPARES;
 use super::shared::Shared;
 use super::snapshots::{self, SNAPSHOT_PREFIX, SnapshotError, Taken};
 
-/// Segments that can be opened before old ones are emptied: the ready ones and one more.
-const LOW_WATER: usize = SPARES + 1;
+/// Segments that can be opened while old ones are emptied: a quarter of the ring besides the one that is being filled, at
+/// least the ready ones and one more. Two of them are the reserve; appends go on in the others meanwhile.
+fn low_water(options: &JournalOptions) -> usize {
+    (options.segments_max / 4 + 1).max(SPARES + 1)
+}
 
 /// How long a full disk, an unreadable segment or a long read is left alone before the next attempt.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// How long memory for moving WAL is kept for the next segment: a saturated ring empties several a second.
+const KEEP_MEMORY: Duration = Duration::from_secs(1);
 
 /// How a round ended.
 enum Round {
@@ -35,12 +42,12 @@ enum Round {
 
 /// Runs until the journal fails.
 pub(super) async fn maintain(shared: Rc<Shared>) {
-    let mut forwarded = ForwardedTo::new();
+    let mut mover = Mover::default();
     let mut snapshot: Option<Taken> = None;
     let mut was_stuck = false;
     loop {
         let woken = shared.wake_maintenance.notified();
-        let round = round(&shared, &mut forwarded, &mut snapshot).await;
+        let round = round(&shared, &mut mover, &mut snapshot).await;
         let stuck = matches!(round, Round::Stuck(_));
         shared.stuck.set(stuck);
         if stuck || was_stuck {
@@ -48,7 +55,14 @@ pub(super) async fn maintain(shared: Rc<Shared>) {
         }
         match round {
             Round::Poisoned => return,
-            Round::Idle => woken.await,
+            Round::Idle => {
+                let woken = std::pin::pin!(woken);
+                let rested = std::pin::pin!(shared.runtime.sleep(KEEP_MEMORY));
+                if let Either::Right((_, woken)) = select(woken, rested).await {
+                    mover.rest();
+                    woken.await;
+                }
+            }
             Round::Held => shared.runtime.sleep(RETRY_AFTER).await,
             Round::Stuck(reason) => {
                 if !was_stuck {
@@ -70,18 +84,14 @@ pub(super) async fn maintain(shared: Rc<Shared>) {
     }
 }
 
-async fn round(
-    shared: &Shared,
-    forwarded: &mut ForwardedTo,
-    snapshot: &mut Option<Taken>,
-) -> Round {
+async fn round(shared: &Shared, mover: &mut Mover, snapshot: &mut Option<Taken>) -> Round {
     if shared.check_poison().is_err() {
         return Round::Poisoned;
     }
     trim(shared);
     let mut unreadable = None;
     for segment in to_evacuate(shared) {
-        match evacuate(shared, segment, forwarded).await {
+        match evacuate(shared, mover, segment, snapshot).await {
             Ok(()) => {}
             Err(MoveError::Poisoned) => return Round::Poisoned,
             Err(MoveError::Full(reason)) => {
@@ -100,24 +110,56 @@ async fn round(
     free_and(shared, snapshot, end).await
 }
 
+/// Empties a segment. It pauses whenever a snapshot is due, which appends may be waiting for.
+async fn evacuate(
+    shared: &Shared,
+    mover: &mut Mover,
+    segment: SegmentPlace,
+    snapshot: &mut Option<Taken>,
+) -> Result<(), MoveError> {
+    let mut evacuating = std::pin::pin!(mover.evacuate(shared, segment));
+    loop {
+        let woken = std::pin::pin!(shared.wake_maintenance.notified());
+        if let Either::Left((moved, _)) = select(evacuating.as_mut(), woken).await {
+            return moved;
+        }
+        if take_due_snapshot(shared, snapshot).await.is_err() {
+            // The end of the round tries again, and says why it fails.
+            return evacuating.await;
+        }
+        if let Some(taken) = snapshot.as_ref() {
+            free_segments(shared, taken);
+        }
+    }
+}
+
+/// Takes a snapshot when one is due.
+async fn take_due_snapshot(shared: &Shared, snapshot: &mut Option<Taken>) -> Result<(), Round> {
+    if !snapshot_is_due(shared, snapshot.as_ref()) {
+        return Ok(());
+    }
+    match snapshots::take(shared).await {
+        Ok(None) => Err(Round::Idle),
+        Ok(Some(taken)) => {
+            shared.ring.borrow_mut().snapshot_place = taken.position.place;
+            if let Err(error) = remove_older(shared, &taken).await {
+                shared.poison("remove an old snapshot", error);
+                return Err(Round::Poisoned);
+            }
+            snapshots::keep_reserve(shared, taken.file_bytes).await;
+            *snapshot = Some(taken);
+            shared.room.notify_all();
+            Ok(())
+        }
+        Err(SnapshotError::Poisoned) => Err(Round::Poisoned),
+        Err(SnapshotError::Full(reason)) => Err(Round::Stuck(reason)),
+    }
+}
+
 /// Takes a snapshot when one is due, frees what it no longer needs.
 async fn free_and(shared: &Shared, snapshot: &mut Option<Taken>, end: Round) -> Round {
-    if snapshot_is_due(shared, snapshot.as_ref()) {
-        match snapshots::take(shared).await {
-            Ok(None) => return Round::Idle,
-            Ok(Some(taken)) => {
-                shared.ring.borrow_mut().snapshot_place = taken.position.place;
-                if let Err(error) = remove_older(shared, &taken).await {
-                    shared.poison("remove an old snapshot", error);
-                    return Round::Poisoned;
-                }
-                snapshots::keep_reserve(shared, taken.file_bytes).await;
-                *snapshot = Some(taken);
-                shared.room.notify_all();
-            }
-            Err(SnapshotError::Poisoned) => return Round::Poisoned,
-            Err(SnapshotError::Full(reason)) => return Round::Stuck(reason),
-        }
+    if let Err(end) = take_due_snapshot(shared, snapshot).await {
+        return end;
     }
     let Some(taken) = snapshot.as_ref() else { return end };
     let held = free_segments(shared, taken);
@@ -154,7 +196,7 @@ fn trim(shared: &Shared) {
 }
 
 fn lacks_room(shared: &Shared) -> bool {
-    shared.ring.borrow().available(shared.options.segments_max) < LOW_WATER
+    lacks_room_for(&shared.ring.borrow(), shared)
 }
 
 /// Segments of earlier epochs, one at a time, and the oldest closed ones when the ring runs low.
@@ -164,7 +206,7 @@ fn to_evacuate(shared: &Shared) -> Vec<SegmentPlace> {
     let mut segments: Vec<SegmentPlace> =
         live.iter().filter(|segment| segment.journal != shared.number).take(1).copied().collect();
     let available = ring.available(shared.options.segments_max);
-    let wanted = LOW_WATER.saturating_sub(available);
+    let wanted = low_water(&shared.options).saturating_sub(available);
     // One that is empty already waits for a snapshot, or for a read to end: others go on.
     let closed = ring.used.iter().filter(|(_, used)| used.closed);
     let places = closed.map(|(place, _)| shared.place(*place));
@@ -194,7 +236,7 @@ fn snapshot_is_due(shared: &Shared, snapshot: Option<&Taken>) -> bool {
 }
 
 fn lacks_room_for(ring: &super::ring::Ring, shared: &Shared) -> bool {
-    ring.available(shared.options.segments_max) < LOW_WATER
+    ring.available(shared.options.segments_max) < low_water(&shared.options)
 }
 
 /// Ends the use of segments that the snapshot does not need. True when a read keeps one from it.

@@ -13,9 +13,11 @@
 //! together, of however many timelines, share it. A timeline over its share of a frame costs a second copy and two
 //! allocations per entry. A waiter costs one waker. A seal is a frame of 4 KiB, at most one per idle millisecond.
 //! `tests/journal_budget.rs` counts all of this. Reads of recent WAL cost one copy, older ones one device read per frame.
+//! A segment that leaves the ring is read once, in windows of two frames, and held in memory until it is empty; its live
+//! bytes are copied once and pass CRC32C three times (frame, entry, piece of the raw file).
 //!
 //! Read first: `shared.rs` (an entry's way in and its acknowledgement), `log.rs` (the order of frames), `queue.rs`
-//! (forming), then `open.rs`, `maintenance.rs` with `mover.rs` and `snapshots.rs`, `reader.rs`.
+//! (forming), then `open.rs`, `maintenance.rs` with `mover.rs`, `segment_wal.rs` and `snapshots.rs`, `reader.rs`.
 
 mod data_directory;
 mod error;
@@ -30,6 +32,7 @@ mod progress;
 mod queue;
 mod reader;
 mod ring;
+mod segment_wal;
 mod shared;
 mod snapshots;
 mod spares;

@@ -21,11 +21,15 @@ use firn_core::types::{Lsn, Term, TimelineKey};
 use super::error::JournalError;
 use super::progress::Ticket;
 use super::reader::{read_failed, read_piece, read_ring};
+use super::segment_wal::SegmentWal;
 use super::shared::Shared;
 use crate::runtime::{Buffer, File, OpenOptions};
 
 /// Tails copied forward per segment: a quarter of it, so that a ring full of tails still drains.
 const FORWARD_SHARE: u64 = 4;
+
+/// A segment of which at least an eighth is live is read whole; of one with less only the frames that are needed.
+const READ_WHOLE_SHARE: u64 = 8;
 
 /// Why a segment was not emptied.
 #[derive(Debug)]
@@ -63,44 +67,90 @@ struct Load {
     full: bool,
 }
 
-/// What went forward already, and from where: a tail goes forward once, then into a file.
-pub(super) type ForwardedTo = BTreeMap<TimelineKey, SegmentPlace>;
+/// Moves WAL, segment by segment.
+#[derive(Default)]
+pub(super) struct Mover {
+    /// What went forward already, and to where: a tail goes forward once, then into a file.
+    forwarded: BTreeMap<TimelineKey, SegmentPlace>,
+    /// Memory that the last segment was read into.
+    windows: Vec<Buffer>,
+}
 
-/// Moves everything live out of `segment` and waits until the entries that say so are durable.
-pub(super) async fn evacuate(
-    shared: &Shared,
-    segment: SegmentPlace,
-    forwarded: &mut ForwardedTo,
-) -> Result<(), MoveError> {
-    let _hold = shared.segment_reads.hold(segment);
-    let keys: Vec<TimelineKey> = shared.state.borrow().timelines.keys().copied().collect();
-    let mut forward_budget = shared.options.segment_bytes / FORWARD_SHARE;
-    let mut tickets = Vec::new();
-    let mut unreadable = None;
-    for key in keys {
-        let Some(load) = load(shared, key, segment) else { continue };
-        let went_before = forwarded.get(&key) == Some(&segment);
-        let forward = load.is_tail
-            && !went_before
-            && load.bytes < shared.options.forward_bytes_max
-            && load.bytes < forward_budget;
-        let moved = if forward {
-            forward_budget -= load.bytes;
-            forward_tail(shared, segment, &load, &mut tickets, forwarded).await
-        } else {
-            move_to_files(shared, segment, &load, &mut tickets).await
+impl Mover {
+    /// Moves everything live out of `segment` and waits until the entries that say so are durable.
+    pub(super) async fn evacuate(
+        &mut self,
+        shared: &Shared,
+        segment: SegmentPlace,
+    ) -> Result<(), MoveError> {
+        let _hold = shared.segment_reads.hold(segment);
+        let keys: Vec<TimelineKey> = shared.state.borrow().timelines.keys().copied().collect();
+        let loads = || keys.iter().filter_map(|key| load(shared, *key, segment));
+        let live_bytes: u64 = loads().map(|load| load.bytes).sum();
+        let wal = match live_bytes * READ_WHOLE_SHARE >= shared.options.segment_bytes {
+            true => SegmentWal::read(shared, segment, &mut self.windows).await,
+            false => SegmentWal::default(),
         };
-        match moved {
-            Ok(()) => {}
-            Err(MoveError::Unreadable(error)) => unreadable = Some(error),
-            Err(error) => return Err(error),
+        let buffer = Some(Buffer::zeroed(FilePiece::BYTES_MAX as usize + 2 * BLOCK_BYTES));
+        let mut evacuation = Evacuation { shared, segment, wal, buffer, tickets: Vec::new() };
+        let moved = self.move_all(&mut evacuation, &keys).await;
+        self.windows = evacuation.wal.into_windows();
+        moved
+    }
+
+    async fn move_all(
+        &mut self,
+        evacuation: &mut Evacuation<'_>,
+        keys: &[TimelineKey],
+    ) -> Result<(), MoveError> {
+        let Evacuation { shared, segment, .. } = *evacuation;
+        let mut forward_budget = shared.options.segment_bytes / FORWARD_SHARE;
+        let (mut end, mut unreadable) = (Ok(()), None);
+        for key in keys {
+            let Some(load) = load(shared, *key, segment) else { continue };
+            let went_before = self.forwarded.get(key) == Some(&segment);
+            let forward = load.is_tail
+                && !went_before
+                && load.bytes < shared.options.forward_bytes_max
+                && load.bytes < forward_budget;
+            let moved = if forward {
+                forward_budget -= load.bytes;
+                evacuation.forward_tail(&load, &mut self.forwarded).await
+            } else {
+                evacuation.move_to_files(&load).await
+            };
+            match moved {
+                Ok(()) => {}
+                Err(MoveError::Unreadable(error)) => unreadable = Some(error),
+                Err(error) => {
+                    end = Err(error);
+                    break;
+                }
+            }
+            shared.runtime.yield_now().await;
         }
-        shared.runtime.yield_now().await;
+        // Whatever stopped it: files that queued entries name look unused until these are durable.
+        for ticket in &evacuation.tickets {
+            shared.wait(ticket, false).await.map_err(MoveError::from)?;
+        }
+        end.and(unreadable.map_or(Ok(()), |error| Err(MoveError::Unreadable(error))))
     }
-    for ticket in &tickets {
-        shared.wait(ticket, false).await.map_err(MoveError::from)?;
+
+    /// Gives memory back: nothing is to be moved for a while.
+    pub(super) fn rest(&mut self) {
+        self.windows = Vec::new();
     }
-    unreadable.map_or(Ok(()), |error| Err(MoveError::Unreadable(error)))
+}
+
+/// One segment's way out of the ring.
+struct Evacuation<'a> {
+    shared: &'a Shared,
+    segment: SegmentPlace,
+    /// As far as it was read at once.
+    wal: SegmentWal,
+    /// For what goes into files; away while the device has it, and lost with a read or write that is dropped.
+    buffer: Option<Buffer>,
+    tickets: Vec<Ticket>,
 }
 
 fn load(shared: &Shared, key: TimelineKey, segment: SegmentPlace) -> Option<Load> {
@@ -120,76 +170,131 @@ fn load(shared: &Shared, key: TimelineKey, segment: SegmentPlace) -> Option<Load
     })
 }
 
-async fn forward_tail(
-    shared: &Shared,
-    segment: SegmentPlace,
-    load: &Load,
-    tickets: &mut Vec<Ticket>,
-    forwarded: &mut ForwardedTo,
-) -> Result<(), MoveError> {
-    marks::hit("journal.forwarded_tail");
-    // Fields and header of an entry take less than a block.
-    let step = (shared.options.entry_bytes_max() - BLOCK_BYTES) as u64;
-    for range in &load.ranges {
-        let mut at = range.start;
-        while at < range.end {
-            let end = range.end.min(at + step);
-            let mut wal = vec![0; (end - at) as usize];
-            read_ring(shared, segment, load.key, at..end, &mut wal).await?;
-            let source = WalPlace::Ring(segment);
-            let entry = Forwarded { term: load.term, source, begin: at, wal: &wal };
-            tickets.push(shared.push(&Entry::Forwarded(load.key, entry))?);
-            at = end;
-        }
-    }
-    if let Some(ticket) = tickets.last() {
-        shared.wait(ticket, false).await?;
-        let state = shared.state.borrow();
-        let timeline = state.timelines.get(&load.key);
-        let now = timeline.and_then(|timeline| timeline.segments().last());
-        now.map(|place| forwarded.insert(load.key, place));
-    }
-    Ok(())
-}
-
-async fn move_to_files(
-    shared: &Shared,
-    segment: SegmentPlace,
-    load: &Load,
-    tickets: &mut Vec<Ticket>,
-) -> Result<(), MoveError> {
-    if load.full {
-        return Err(MoveError::Full(format!("timeline {} has its bound of WAL ranges", load.key)));
-    }
-    let mut at_file: Option<(String, File)> = None;
-    let mut pieces: Vec<FilePiece> = Vec::new();
-    for range in &load.ranges {
-        let mut begin = range.start;
-        while begin < range.end {
-            let tli = load.history.timeline_at(begin);
-            let end = piece_end(load, begin, range.end);
-            let name = wal_file_name(tli, begin, load.segment_size_bytes);
-            if at_file.as_ref().is_none_or(|(open, _)| *open != name) {
-                finish_file(shared, segment, load, at_file.take(), &mut pieces, tickets).await?;
-                let file = open_file(shared, load, &name)
-                    .await
-                    .map_err(|error| io_error(shared, error))?;
-                at_file = Some((name, file));
+impl Evacuation<'_> {
+    async fn forward_tail(
+        &mut self,
+        load: &Load,
+        forwarded: &mut BTreeMap<TimelineKey, SegmentPlace>,
+    ) -> Result<(), MoveError> {
+        let shared = self.shared;
+        marks::hit("journal.forwarded_tail");
+        // Fields and header of an entry take less than a block.
+        let step = (shared.options.entry_bytes_max() - BLOCK_BYTES) as u64;
+        for range in &load.ranges {
+            let mut at = range.start;
+            while at < range.end {
+                let end = range.end.min(at + step);
+                let mut wal = vec![0; (end - at) as usize];
+                self.read(load, at..end, &mut wal).await?;
+                let source = WalPlace::Ring(self.segment);
+                let entry = Forwarded { term: load.term, source, begin: at, wal: &wal };
+                self.tickets.push(shared.push(&Entry::Forwarded(load.key, entry))?);
+                at = end;
             }
-            recheck_cut_pieces(shared, load, begin..end).await?;
-            let mut wal = vec![0; (end - begin) as usize];
-            read_ring(shared, segment, load.key, begin..end, &mut wal).await?;
-            marks::hit("journal.moving");
-            let (_, file) = at_file.as_ref().expect("opened above");
-            let offset = begin.0 % u64::from(load.segment_size_bytes);
-            write_unaligned(shared, file, offset, &wal).await?;
-            let crc = crc32c::crc32c(&wal);
-            pieces.push(FilePiece { postgres_timeline: tli, begin, end, crc });
-            begin = end;
-            shared.runtime.yield_now().await;
+        }
+        if let Some(ticket) = self.tickets.last() {
+            shared.wait(ticket, false).await?;
+            let state = shared.state.borrow();
+            let timeline = state.timelines.get(&load.key);
+            let now = timeline.and_then(|timeline| timeline.segments().last());
+            now.map(|place| forwarded.insert(load.key, place));
+        }
+        Ok(())
+    }
+
+    async fn read(&self, load: &Load, range: Range<Lsn>, into: &mut [u8]) -> Result<(), MoveError> {
+        match self.wal.copy(load.key, range.clone(), into) {
+            true => Ok(()),
+            false => Ok(read_ring(self.shared, self.segment, load.key, range, into).await?),
         }
     }
-    finish_file(shared, segment, load, at_file, &mut pieces, tickets).await
+
+    async fn move_to_files(&mut self, load: &Load) -> Result<(), MoveError> {
+        let shared = self.shared;
+        if load.full {
+            let full = format!("timeline {} has its bound of WAL ranges", load.key);
+            return Err(MoveError::Full(full));
+        }
+        let mut at_file: Option<(String, File)> = None;
+        let mut pieces: Vec<FilePiece> = Vec::new();
+        for range in &load.ranges {
+            let mut begin = range.start;
+            while begin < range.end {
+                let tli = load.history.timeline_at(begin);
+                let end = piece_end(load, begin, range.end);
+                let name = wal_file_name(tli, begin, load.segment_size_bytes);
+                if at_file.as_ref().is_none_or(|(open, _)| *open != name) {
+                    self.finish_file(load, at_file.take(), &mut pieces).await?;
+                    let file = open_file(shared, load, &name)
+                        .await
+                        .map_err(|error| io_error(shared, error))?;
+                    at_file = Some((name, file));
+                }
+                recheck_cut_pieces(shared, load, begin..end).await?;
+                marks::hit("journal.moving");
+                let (_, file) = at_file.as_ref().expect("opened above");
+                let crc = self.copy_into(file, load, begin..end).await?;
+                pieces.push(FilePiece { postgres_timeline: tli, begin, end, crc });
+                begin = end;
+                shared.runtime.yield_now().await;
+            }
+        }
+        self.finish_file(load, at_file, &mut pieces).await
+    }
+
+    /// Writes a piece at its place in a raw file with direct I/O: the blocks at its ends keep what else is in them.
+    async fn copy_into(
+        &mut self,
+        file: &File,
+        load: &Load,
+        range: Range<Lsn>,
+    ) -> Result<u32, MoveError> {
+        let block = BLOCK_BYTES as u64;
+        let count = (range.end - range.start) as usize;
+        let offset = range.start.0 % u64::from(load.segment_size_bytes);
+        let (begin, end) = (offset - offset % block, offset + count as u64);
+        let written = (end.next_multiple_of(block) - begin) as usize;
+        let new = || Buffer::zeroed(FilePiece::BYTES_MAX as usize + 2 * BLOCK_BYTES);
+        let mut buffer = self.buffer.take().unwrap_or_else(new);
+        buffer.set_len(written);
+        let first = (offset != begin).then_some(begin);
+        let last = (!end.is_multiple_of(block)).then_some(end - end % block);
+        for edge in first.into_iter().chain(last.filter(|last| Some(*last) != first)) {
+            let (result, old) = file.read_at(Buffer::zeroed(BLOCK_BYTES), edge).await;
+            // Nothing was written yet: what is to move is still where it was.
+            result.map_err(|error| MoveError::Unreadable(read_failed(&error)))?;
+            let at = (edge - begin) as usize;
+            buffer[at..at + BLOCK_BYTES].copy_from_slice(&old);
+        }
+        let skip = (offset - begin) as usize;
+        let wal = &mut buffer[skip..skip + count];
+        self.read(load, range, wal).await?;
+        let crc = firn_core::crc::crc32c(wal);
+        let (result, buffer) = file.write_at(buffer, begin).await;
+        self.buffer = Some(buffer);
+        result.map_err(|error| io_error(self.shared, error))?;
+        Ok(crc)
+    }
+
+    /// One flush for all that was written to a file, then the entries that say so.
+    async fn finish_file(
+        &mut self,
+        load: &Load,
+        file: Option<(String, File)>,
+        pieces: &mut Vec<FilePiece>,
+    ) -> Result<(), MoveError> {
+        let Some((_, file)) = file else { return Ok(()) };
+        if let Err(error) = file.fdatasync().await {
+            self.shared.poison("flush a file of moved WAL", error);
+            return Err(MoveError::Poisoned);
+        }
+        marks::hit("journal.moved_to_file");
+        for target in pieces.drain(..) {
+            let moved = Moved { term: load.term, source: WalPlace::Ring(self.segment), target };
+            self.tickets.push(self.shared.push(&Entry::Moved(load.key, moved))?);
+        }
+        Ok(())
+    }
 }
 
 /// A piece ends at the WAL segment's end, at a switch of Postgres' timeline, or at its bound.
@@ -200,28 +305,6 @@ fn piece_end(load: &Load, begin: Lsn, end: Lsn) -> Lsn {
         .into_iter()
         .chain(switches)
         .fold(end, Lsn::min)
-}
-
-/// One flush for all that was written to a file, then the entries that say so.
-async fn finish_file(
-    shared: &Shared,
-    segment: SegmentPlace,
-    load: &Load,
-    file: Option<(String, File)>,
-    pieces: &mut Vec<FilePiece>,
-    tickets: &mut Vec<Ticket>,
-) -> Result<(), MoveError> {
-    let Some((_, file)) = file else { return Ok(()) };
-    if let Err(error) = file.fdatasync().await {
-        shared.poison("flush a file of moved WAL", error);
-        return Err(MoveError::Poisoned);
-    }
-    marks::hit("journal.moved_to_file");
-    for target in pieces.drain(..) {
-        let moved = Moved { term: load.term, source: WalPlace::Ring(segment), target };
-        tickets.push(shared.push(&Entry::Moved(load.key, moved))?);
-    }
-    Ok(())
 }
 
 /// A piece whose end was cut off by an election keeps a CRC over bytes that are about to be overwritten: its live part
@@ -251,7 +334,7 @@ async fn recheck_cut_pieces(
         marks::hit("journal.rechecked_piece");
         let bytes = read_piece(shared, load.key, &piece).await?;
         let (from, to) = ((live.start - piece.begin) as usize, (live.end - piece.begin) as usize);
-        let crc = crc32c::crc32c(&bytes[from..to]);
+        let crc = firn_core::crc::crc32c(&bytes[from..to]);
         let part = FilePiece { begin: live.start, end: live.end, crc, ..piece };
         let moved = Moved { term: load.term, source: WalPlace::File(piece), target: part };
         let ticket = shared.push(&Entry::Moved(load.key, moved))?;
@@ -281,29 +364,6 @@ async fn open_file(shared: &Shared, load: &Load, name: &str) -> io::Result<File>
     }
     shared.wal_files.borrow_mut().insert((load.key, name.to_string()));
     Ok(file)
-}
-
-/// Writes at any offset with direct I/O: the blocks at both ends keep what else is in them.
-async fn write_unaligned(
-    shared: &Shared,
-    file: &File,
-    offset: u64,
-    bytes: &[u8],
-) -> Result<(), MoveError> {
-    let block = BLOCK_BYTES as u64;
-    let begin = offset - offset % block;
-    let end = (offset + bytes.len() as u64).next_multiple_of(block);
-    let mut buffer = Buffer::zeroed((end - begin) as usize);
-    for edge in [begin, end - block] {
-        let (result, old) = file.read_at(Buffer::zeroed(BLOCK_BYTES), edge).await;
-        // Nothing was written yet: what is to move is still where it was.
-        result.map_err(|error| MoveError::Unreadable(read_failed(&error)))?;
-        let at = (edge - begin) as usize;
-        buffer[at..at + BLOCK_BYTES].copy_from_slice(&old);
-    }
-    let skip = (offset - begin) as usize;
-    buffer[skip..skip + bytes.len()].copy_from_slice(bytes);
-    file.write_at(buffer, begin).await.0.map_err(|error| io_error(shared, error))
 }
 
 fn io_error(shared: &Shared, error: io::Error) -> MoveError {

@@ -249,7 +249,7 @@ pub(super) async fn read_piece(
     let count = (piece.end - piece.begin) as usize;
     let buffer = read_exact(&file, aligned, skip + count).await?;
     let bytes = &buffer[skip..skip + count];
-    let found = crc32c::crc32c(bytes);
+    let found = firn_core::crc::crc32c(bytes);
     if found != piece.crc {
         let error = format!("CRC32C is {found:08x}, expected {:08x}", piece.crc);
         return Err(JournalError::Corrupt { path, offset_bytes: offset, error });

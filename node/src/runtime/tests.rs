@@ -402,6 +402,30 @@ fn a_durable_append_is_one_enter() {
     .unwrap();
 }
 
+/// A ring expects small sends to complete at once: one that has to wait for its peer keeps nobody else waiting.
+#[test]
+fn a_small_send_that_waits_holds_nothing_back() {
+    on_each(|runtime, directory| async move {
+        let listener = runtime.listen("127.0.0.1:0").await.unwrap();
+        let full = runtime.connect(&listener.local_addr().to_string()).await.unwrap();
+        let _unread = listener.accept().await.unwrap();
+        let file = runtime.open(directory.join("file"), OpenOptions::read_write().create()).await;
+        let file = file.unwrap();
+        let sender = full.clone();
+        let sending = runtime.spawn(TaskClass::Latency, async move {
+            while sender.send_all(vec![1; 4096]).await.0.is_ok() {}
+        });
+        let mut buffer = page(1);
+        for _ in 0..500 {
+            let (result, returned) = file.write_at(buffer, 0).await;
+            result.unwrap();
+            buffer = returned;
+        }
+        full.shutdown(Shutdown::Both).await.unwrap();
+        sending.await;
+    });
+}
+
 #[test]
 fn an_idle_shard_sleeps_in_the_kernel() {
     block_on(|runtime| async move {
