@@ -2,9 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
+use firn_core::types::{Lsn, TimelineKey};
+use firn_core::wire::postgres::message::{self, Encode, Message};
+use firn_core::wire::postgres::replication::FromServer;
+use firn_core::wire::postgres::startup::encode_startup;
 use firn_tools::clock::wait_until;
 use firn_tools::local::cluster::LIMIT;
 use firn_tools::local::node::NodeProcess;
@@ -102,8 +108,64 @@ impl ReceiveWal {
     pub fn stop(mut self) -> Result<String> {
         let status = self.process.interrupt()?;
         let said = fs::read_to_string(self.process.log())?;
-        anyhow::ensure!(status.success(), "pg_receivewal failed ({status}):\n{said}");
+        ensure!(status.success(), "pg_receivewal failed ({status}):\n{said}");
         Ok(said)
+    }
+}
+
+/// A reader of Postgres timeline 1 that reads its socket only when told to.
+pub struct RawReader {
+    stream: TcpStream,
+    received: Vec<u8>,
+    position: Lsn,
+}
+
+impl RawReader {
+    /// Connects and begins a stream; nothing of it is read.
+    pub fn start(node: &NodeProcess, key: TimelineKey, begin: Lsn) -> Result<RawReader> {
+        let mut stream = TcpStream::connect(node.pg_address()?)?;
+        stream.set_read_timeout(Some(LIMIT))?;
+        let (tenant, timeline) = (key.tenant_id, key.timeline_id);
+        let options = format!("-c tenant_id={tenant} -c timeline_id={timeline}");
+        let mut hello =
+            encode_startup(&[("user", "any"), ("replication", "true"), ("options", &options)]);
+        hello.query(&format!("START_REPLICATION {begin} TIMELINE 1"));
+        stream.write_all(&hello)?;
+        let mut reader = RawReader { stream, received: Vec::new(), position: begin };
+        while reader.message(|message| Ok(message.tag == b'W'))? != Some(true) {}
+        Ok(reader)
+    }
+
+    /// Reads the stream up to a position; all WAL that came.
+    pub fn read_to(&mut self, end: Lsn) -> Result<Vec<u8>> {
+        let mut wal = Vec::new();
+        while self.position < end {
+            let position = self.position;
+            let read = self.message(|message| match FromServer::decode(message.payload)? {
+                FromServer::Wal { start, wal: bytes, .. } => {
+                    ensure!(start == position, "WAL at {start}, expected {position}");
+                    wal.extend_from_slice(bytes);
+                    Ok(bytes.len() as u64)
+                }
+                FromServer::Keepalive { .. } => Ok(0),
+            })?;
+            self.position = position + read.unwrap_or(0);
+        }
+        Ok(wal)
+    }
+
+    /// Handles the next message, or reads more and returns `None`.
+    fn message<T>(&mut self, handle: impl FnOnce(Message<'_>) -> Result<T>) -> Result<Option<T>> {
+        if let Some((message, length)) = message::decode(&self.received)? {
+            let handled = handle(message)?;
+            self.received.drain(..length);
+            return Ok(Some(handled));
+        }
+        let mut buffer = vec![0; 64 * 1024];
+        let count = self.stream.read(&mut buffer)?;
+        ensure!(count > 0, "the node closed the stream");
+        self.received.extend_from_slice(&buffer[..count]);
+        Ok(None)
     }
 }
 

@@ -16,6 +16,7 @@ use firn_core::types::{Lsn, NodeId, TimelineKey};
 use firn_core::wire::postgres::message::{self, Backend, Frontend};
 use firn_core::wire::postgres::{replication, startup};
 use firn_core::wire::walproposer::{AcceptorMessage, ProposerMessage, ProtocolVersion};
+use firn_node::wal_service::command::{self, Command};
 use firn_tests::fuzz::{fuzz, mutate};
 use firn_tests::recordings::{RecordKind, scenario, shared_directory, unpacked};
 use firn_tests::simulation::random::Random;
@@ -74,6 +75,34 @@ fn postgres_messages() {
             let _ = replication::FromReader::decode(message.payload);
             assert!(length > 0, "nothing was consumed");
             rest = &rest[length..];
+        }
+    });
+}
+
+#[test]
+fn commands() {
+    let seeds = [
+        "START_REPLICATION SLOT \"standby_1\" PHYSICAL 0/3000000 TIMELINE 2",
+        "START_REPLICATION PHYSICAL 1/1736DF0 (term='17')",
+        "START_WAL_PUSH (proto_version '3', allow_timeline_creation 'false')",
+        "SET_POSTGRES_HISTORY (term='5') [{\"timeline\":1,\"lsn\":\"0/0\"}]",
+        "EXCHANGE_POSITIONS {\"node_id\":1,\"fresh\":true,\"positions\":[]}",
+        "CREATE_REPLICATION_SLOT \"x\" TEMPORARY PHYSICAL (RESERVE_WAL)",
+        "READ_REPLICATION_SLOT \"x\"",
+        "TIMELINE_HISTORY 2",
+        "SHOW wal_segment_size",
+    ];
+    let seeds: Vec<Vec<u8>> = seeds.iter().map(|seed| seed.as_bytes().to_vec()).collect();
+    fuzz("commands", &seeds, |input, _| {
+        let text = String::from_utf8_lossy(input);
+        match command::parse(&text) {
+            Ok(Command::StartReplication(start)) => {
+                assert!(start.slot.is_none_or(|name| (1..64).contains(&name.len())));
+                assert!(start.timeline.is_none_or(|timeline| timeline.0 > 0));
+            }
+            Ok(_) => {}
+            // What is repeated of a hostile command is short.
+            Err(error) => assert!(error.to_string().len() < 512),
         }
     });
 }

@@ -3,14 +3,20 @@
 
 #![allow(clippy::unwrap_used, reason = "every function here is part of a test")]
 
+use std::fs;
 use std::path::Path;
 
-use firn_tests::cluster::TestCluster;
+use firn_core::journal::wal_file::wal_file_name;
+use firn_core::types::PostgresTimeline;
+use firn_tests::cluster::{LIMIT, TestCluster};
 use firn_tests::local::node::NodeOptions;
 use firn_tests::local::postgres::{PostgresServer, run};
+use firn_tests::local::postgres_install::PostgresInstall;
+use firn_tests::local::process::Process;
 use firn_tests::postgres_versions::{outer_postgres_versions, postgres_version, postgres_versions};
-use firn_tests::readers::{ReceiveWal, catch_up, conninfo, segments, standby, wait_for};
-use firn_tools::local::postgres_install::PostgresInstall;
+use firn_tests::readers::{RawReader, ReceiveWal, catch_up, conninfo, segments, standby, wait_for};
+use firn_tools::client::NodeClient;
+use firn_tools::clock::wait_until;
 
 /// Small segments, so that a little WAL fills many of them.
 const SEGMENT_BYTES: usize = 1 << 20;
@@ -65,46 +71,100 @@ fn compare(received: &Path, server: &Path, timeline: &str) -> usize {
     compared
 }
 
-#[test]
-fn pg_receivewal_has_the_primarys_segments() {
-    for install in postgres_versions().unwrap() {
+/// `pg_receivewal`, a hot standby with a slot and logical decoding on it, through kills of their node and a promotion.
+fn stock_readers(major: u32) {
+    for install in postgres_versions().unwrap().into_iter().filter(|found| found.major == major) {
         let mut cluster = cluster_of(install.clone());
         let received = cluster.path("received");
         let source = conninfo(&cluster, &cluster.nodes[0]).unwrap();
         let mut receiver = ReceiveWal::start(&install, &source, &received, &[]).unwrap();
+        let slot = [("primary_slot_name", "reader"), ("hot_standby_feedback", "on")];
+        let mut reader = standby(&cluster, "reader", &cluster.nodes[0], &slot).unwrap();
+        let mut promoted = standby(&cluster, "promoted", &cluster.nodes[1], &[]).unwrap();
+        reader.start().unwrap();
+        promoted.start().unwrap();
         insert(&mut cluster, 0..20_000);
         let first = finish_segment(&mut cluster);
         insert(&mut cluster, 20_000..20_001);
         receiver.wait_for_segment(&first).unwrap();
-
-        cluster.nodes[0].kill().unwrap();
-        insert(&mut cluster, 30_000..60_000);
-        cluster.nodes[0].start().unwrap();
+        // Logical slots on standbys came with 16.
+        if major >= 16 {
+            decode(&mut cluster, &mut reader);
+        }
+        for (number, node) in [0, 1, 0].into_iter().enumerate() {
+            cluster.nodes[node].kill().unwrap();
+            let first = 30_000 + number as u32 * 10_000;
+            insert(&mut cluster, first..first + 10_000);
+            cluster.nodes[node].start().unwrap();
+            catch_up(&cluster.postgres, &mut reader).unwrap();
+        }
         let second = finish_segment(&mut cluster);
-        insert(&mut cluster, 60_000..60_001);
+        insert(&mut cluster, 20_001..20_002);
         receiver.wait_for_segment(&second).unwrap();
-        let mut promoted = standby(&cluster, "promoted", &cluster.nodes[1], &[]).unwrap();
-        promoted.start().unwrap();
+        wait_for(&mut reader, "SELECT count(*) FROM t WHERE id >= 0", "50002").unwrap();
         let old = cluster.postgres.data().join("pg_wal");
 
         fail_over(&mut cluster, promoted);
-        insert(&mut cluster, 70_000..90_000);
+        insert(&mut cluster, 20_002..20_003);
+        wait_for(&mut reader, "SELECT count(*) FROM t WHERE id >= 0", "50003").unwrap();
+        wait_for(&mut reader, "SELECT received_tli FROM pg_stat_wal_receiver", "2").unwrap();
         let third = finish_segment(&mut cluster);
-        insert(&mut cluster, 90_000..90_001);
-        receiver.wait_for_segment(&third).unwrap();
         assert!(third.starts_with("00000002"), "{third}");
         cluster.nodes[0].kill().unwrap();
         cluster.nodes[0].start().unwrap();
+        insert(&mut cluster, 70_000..90_000);
         let fourth = finish_segment(&mut cluster);
-        insert(&mut cluster, 90_001..90_002);
+        insert(&mut cluster, 20_003..20_004);
+        receiver.wait_for_segment(&third).unwrap();
         receiver.wait_for_segment(&fourth).unwrap();
+        wait_for(&mut reader, "SELECT count(*) FROM t WHERE id >= 0", "70004").unwrap();
         receiver.stop().unwrap();
 
         assert!(compare(&received, &old, "00000001") >= 3);
         assert!(compare(&received, &cluster.postgres.data().join("pg_wal"), "00000002") >= 2);
-        let history = std::fs::read_to_string(received.join("00000002.history")).unwrap();
+        let history = fs::read_to_string(received.join("00000002.history")).unwrap();
         assert!(history.starts_with("1\t"), "{history}");
     }
+}
+
+/// A logical slot on a standby decodes what the primary commits.
+fn decode(cluster: &mut TestCluster, reader: &mut PostgresServer) {
+    let create = "SELECT pg_create_logical_replication_slot('decoded', 'test_decoding')";
+    let log = cluster.path("create-slot.log");
+    let mut creating = Process::start("psql", &mut reader.psql(create), &log).unwrap();
+    // The slot begins with the next list of running transactions that the standby replays.
+    let ended = wait_until(LIMIT, || {
+        cluster.commit("SELECT pg_log_standby_snapshot()")?;
+        creating.ended()
+    });
+    assert!(ended.unwrap().unwrap().success(), "{}", fs::read_to_string(&log).unwrap());
+    cluster.commit("INSERT INTO t VALUES (-777)").unwrap();
+    catch_up(&cluster.postgres, reader).unwrap();
+    let changes = "SELECT string_agg(data, ' ') FROM \
+        pg_logical_slot_get_changes('decoded', NULL, NULL, 'include-xids', '0')";
+    let decoded = reader.sql(changes).unwrap();
+    assert_eq!(decoded, "BEGIN table public.t: INSERT: id[integer]:-777 COMMIT");
+    reader.sql("SELECT pg_drop_replication_slot('decoded')").unwrap();
+}
+
+#[test]
+fn stock_readers_of_15() {
+    stock_readers(15);
+}
+
+#[test]
+fn stock_readers_of_16() {
+    stock_readers(16);
+}
+
+#[test]
+fn stock_readers_of_17() {
+    stock_readers(17);
+}
+
+#[test]
+fn stock_readers_of_18() {
+    stock_readers(18);
 }
 
 #[test]
@@ -138,66 +198,40 @@ fn a_node_that_caught_up_from_its_peers_knows_the_switch() {
 }
 
 #[test]
-fn a_hot_standby_follows_through_restarts_and_timelines() {
-    for install in postgres_versions().unwrap() {
-        let mut cluster = cluster_of(install);
-        let slot = [("primary_slot_name", "reader"), ("hot_standby_feedback", "on")];
-        let mut reader = standby(&cluster, "reader", &cluster.nodes[0], &slot).unwrap();
-        let mut promoted = standby(&cluster, "promoted", &cluster.nodes[1], &[]).unwrap();
-        reader.start().unwrap();
-        promoted.start().unwrap();
-        insert(&mut cluster, 0..20_000);
-        wait_for(&mut reader, "SELECT count(*) FROM t", "20000").unwrap();
+fn readers_that_do_not_read_delay_nobody() {
+    const STALLED: usize = 20;
+    let mut cluster = cluster_of(postgres_version().unwrap());
+    let client = NodeClient::new(&cluster.nodes[0].url().unwrap(), None);
+    let begin = client.timeline(cluster.key).unwrap().local_start_lsn;
+    let begin = begin.segment_start(SEGMENT_BYTES as u64);
+    let start = || RawReader::start(&cluster.nodes[0], cluster.key, begin).unwrap();
+    let mut stalled: Vec<RawReader> = (0..STALLED).map(|_| start()).collect();
+    let mut reading = start();
 
-        for (number, node) in [0, 1, 0].into_iter().enumerate() {
-            cluster.nodes[node].kill().unwrap();
-            let first = 20_000 + number as u32 * 1000;
-            insert(&mut cluster, first..first + 1000);
-            cluster.nodes[node].start().unwrap();
-            catch_up(&cluster.postgres, &mut reader).unwrap();
+    // Far more than sockets hold. A commit that waited for one of them would not come back.
+    for _ in 0..3 {
+        cluster.commit("CREATE TABLE filler AS SELECT generate_series(1, 300000) AS i").unwrap();
+        cluster.commit("DROP TABLE filler").unwrap();
+    }
+    insert(&mut cluster, 0..1);
+    catch_up_nodes(&cluster, 3);
+    let end = client.timeline(cluster.key).unwrap().commit_lsn;
+    let wal = reading.read_to(end).unwrap();
+    let written = segments(&cluster.postgres.data().join("pg_wal")).unwrap();
+    let check = |wal: &[u8]| {
+        for (number, bytes) in wal.chunks(SEGMENT_BYTES).enumerate().skip(1) {
+            let position = begin + (number * SEGMENT_BYTES) as u64;
+            let name = wal_file_name(PostgresTimeline(1), position, SEGMENT_BYTES as u32);
+            assert!(written[&name].starts_with(bytes), "{name}");
         }
-        wait_for(&mut reader, "SELECT count(*) FROM t", "23000").unwrap();
-
-        fail_over(&mut cluster, promoted);
-        insert(&mut cluster, 23_000..24_000);
-        wait_for(&mut reader, "SELECT count(*) FROM t", "24000").unwrap();
-        cluster.nodes[0].kill().unwrap();
-        cluster.nodes[0].start().unwrap();
-        insert(&mut cluster, 24_000..25_000);
-        wait_for(&mut reader, "SELECT count(*) FROM t", "25000").unwrap();
-        wait_for(&mut reader, "SELECT received_tli FROM pg_stat_wal_receiver", "2").unwrap();
-    }
-}
-
-#[test]
-fn logical_decoding_on_a_standby_of_a_node() {
-    // Logical slots on standbys came with 16.
-    for install in postgres_versions().unwrap().into_iter().filter(|install| install.major >= 16) {
-        let mut cluster = cluster_of(install);
-        let settings = [("hot_standby_feedback", "on")];
-        let mut reader = standby(&cluster, "reader", &cluster.nodes[0], &settings).unwrap();
-        reader.start().unwrap();
-        insert(&mut cluster, 0..10);
-        wait_for(&mut reader, "SELECT count(*) FROM t", "10").unwrap();
-        let create = "SELECT pg_create_logical_replication_slot('decoded', 'test_decoding')";
-        let log = cluster.path("create-slot.log");
-        let mut creating =
-            firn_tests::local::process::Process::start("psql", &mut reader.psql(create), &log)
-                .unwrap();
-        // The slot begins with the next list of running transactions that the standby replays.
-        let ended = firn_tools::clock::wait_until(firn_tests::cluster::LIMIT, || {
-            cluster.commit("SELECT pg_log_standby_snapshot()")?;
-            creating.ended()
-        });
-        let status = ended.unwrap().unwrap();
-        assert!(status.success(), "{}", std::fs::read_to_string(&log).unwrap());
-        insert(&mut cluster, 777..778);
-        catch_up(&cluster.postgres, &mut reader).unwrap();
-        let changes = "SELECT string_agg(data, ' ') FROM \
-            pg_logical_slot_get_changes('decoded', NULL, NULL, 'include-xids', '0')";
-        let decoded = reader.sql(changes).unwrap();
-        assert_eq!(decoded, "BEGIN table public.t: INSERT: id[integer]:777 COMMIT");
-    }
+    };
+    check(&wal);
+    let behind = client.timeline(cluster.key).unwrap().walsenders;
+    let behind = behind.iter().filter(|reader| reader.sent_lsn < end).count();
+    assert_eq!(behind, STALLED, "they are stalled");
+    // Who reads again gets everything, from where it stopped.
+    let late = stalled.pop().unwrap().read_to(end).unwrap();
+    check(&late);
 }
 
 #[test]
@@ -205,8 +239,8 @@ fn archive_recovery_takes_everything_from_the_nodes() {
     for install in outer_postgres_versions().unwrap() {
         let mut cluster = cluster_of(install);
         let base = standby(&cluster, "recovered", &cluster.nodes[0], &[]).unwrap();
-        std::fs::remove_file(base.data().join("standby.signal")).unwrap();
-        std::fs::write(base.data().join("recovery.signal"), "").unwrap();
+        fs::remove_file(base.data().join("standby.signal")).unwrap();
+        fs::write(base.data().join("recovery.signal"), "").unwrap();
         let mut promoted = standby(&cluster, "promoted", &cluster.nodes[1], &[]).unwrap();
         promoted.start().unwrap();
         insert(&mut cluster, 0..40_000);
@@ -236,9 +270,9 @@ fn archive_recovery_takes_everything_from_the_nodes() {
 fn catch_up_nodes(cluster: &TestCluster, count: usize) {
     let end = cluster.postgres.sql("SELECT pg_current_wal_flush_lsn()").unwrap().parse().unwrap();
     for node in &cluster.nodes[..count] {
-        let client = firn_tools::client::NodeClient::new(&node.url().unwrap(), None);
+        let client = NodeClient::new(&node.url().unwrap(), None);
         let has_it = || Ok((client.timeline(cluster.key)?.commit_lsn >= end).then_some(()));
-        firn_tools::clock::wait_until(firn_tests::cluster::LIMIT, has_it).unwrap().unwrap();
+        wait_until(LIMIT, has_it).unwrap().unwrap();
     }
 }
 
@@ -254,7 +288,7 @@ fn exit_statuses_of_wal_fetch_are_what_postgres_expects() {
     };
     let name = cluster.postgres.sql("SELECT pg_walfile_name(pg_current_wal_lsn())").unwrap();
     assert_eq!(fetch(&cluster, &name), Some(0));
-    assert_eq!(std::fs::metadata(&to).unwrap().len() as usize, SEGMENT_BYTES);
+    assert_eq!(fs::metadata(&to).unwrap().len() as usize, SEGMENT_BYTES);
     assert_eq!(fetch(&cluster, "00000001000000FF00000001"), Some(1), "far past the end");
     assert_eq!(fetch(&cluster, "00000002.history"), Some(1), "no such timeline");
     cluster.nodes[0].kill().unwrap();

@@ -82,7 +82,8 @@ impl FetchArguments {
 /// A WAL segment or history file from the first node that can tell: one that has committed `until`.
 ///
 /// "Nothing there" is a node's honest answer only when its commit LSN is known to reach far enough, so without `until`
-/// a majority of the members must have been asked.
+/// a majority of the members must have been asked. A segment that a node has committed to its end never changes: nobody
+/// else is asked then.
 pub fn fetch(
     nodes: &NodesArguments,
     key: TimelineKey,
@@ -132,10 +133,13 @@ pub fn fetch(
                     cut(&mut bytes, start, until);
                 }
             }
+            let complete =
+                start.is_some_and(|start| status.commit_lsn >= start + segment_size_bytes);
             if best.as_ref().is_none_or(|(commit_lsn, _)| status.commit_lsn > *commit_lsn) {
                 best = Some((status.commit_lsn, bytes));
             }
-            if until.is_some() {
+            if until.is_some() || complete {
+                needed = asked;
                 break;
             }
         }
