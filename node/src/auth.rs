@@ -104,7 +104,7 @@ impl Grant {
     }
 }
 
-/// The configured public keys; a token is valid if any of them verifies it. Read once at start, shared by all threads.
+/// The configured public keys; a token is valid if any of them verifies it.
 pub struct PublicKeys {
     keys: Vec<DecodingKey>,
 }

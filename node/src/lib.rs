@@ -5,6 +5,7 @@
 pub mod auth;
 pub mod config;
 pub mod control;
+pub mod credentials;
 pub mod journal;
 pub mod latencies;
 pub mod peers;
@@ -12,4 +13,5 @@ pub mod relay;
 pub mod runtime;
 pub mod service_manager;
 pub mod shard;
+pub mod tls;
 pub mod wal_service;

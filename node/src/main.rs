@@ -8,11 +8,11 @@ use std::sync::Arc;
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use firn_core::api::PortsFile;
-use firn_node::auth::PublicKeys;
 use firn_node::config::arguments::RunArguments;
 use firn_node::config::check;
 use firn_node::control::routes::router;
-use firn_node::control::server::{self, ControlState};
+use firn_node::control::server::{self, Control, ControlState};
+use firn_node::credentials::Credentials;
 use firn_node::journal::JournalOptions;
 use firn_node::relay::options::RelayArguments;
 use firn_node::runtime::{Checked, RuntimeOptions, block_on, check_start, start_shards};
@@ -117,16 +117,17 @@ fn run(arguments: RunArguments) -> anyhow::Result<()> {
     let available = std::thread::available_parallelism().map_or(1, usize::from);
     let shards = arguments.shard_count(available)?;
     let advertised = arguments.advertised()?;
-    let public_keys = arguments.auth_public_key.as_deref().map(PublicKeys::load).transpose()?;
-    let public_keys = public_keys.map(Arc::new);
-    let control = server::bind(http).context("--http")?;
+    let credentials = Arc::new(Credentials::load(arguments.credential_files())?);
+    let mut control = Control::bind(http).context("--http")?;
+    control.take_hangups()?;
     let http = control.local_addr()?;
 
     let options = NodeOptions {
         data: arguments.data.clone(),
         listen: listen.to_string(),
         node_id: arguments.node_id,
-        public_keys: public_keys.clone(),
+        credentials: credentials.clone(),
+        tls_required: arguments.tls_required,
         auth_token: arguments.auth_token.clone(),
         journal: JournalOptions::default(),
     };
@@ -159,13 +160,13 @@ fn run(arguments: RunArguments) -> anyhow::Result<()> {
     };
     let state = ControlState {
         node: node.node.clone(),
-        public_keys,
+        credentials: credentials.clone(),
         pg_host: pg_host.clone(),
         pg_port,
         unix_time_us: server::unix_time_us,
     };
     let node_id = node.node.node_id();
-    server::start(control, router(state))?;
+    control.start(router(state), move || reload(&credentials))?;
     if let Some(path) = &arguments.ports_file {
         let ports = PortsFile { node_id, pg: node.listen.to_string(), http: http.to_string() };
         write_ports(path, &ports)?;
@@ -174,6 +175,16 @@ fn run(arguments: RunArguments) -> anyhow::Result<()> {
     service_manager::ready();
     running.join()?;
     anyhow::bail!("all shards have stopped")
+}
+
+/// What SIGHUP does.
+fn reload(credentials: &Credentials) {
+    match credentials.reload() {
+        Ok(()) => tracing::info!("keys and certificates were read again"),
+        Err(error) => {
+            tracing::error!(%error, "keys and certificates were not replaced: those in use stay");
+        }
+    }
 }
 
 /// Replaced in one step, so that whoever waits for the file reads a whole one.

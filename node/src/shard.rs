@@ -29,6 +29,7 @@ use firn_core::consensus::state::TimelineState;
 use firn_core::types::{Generation, NodeId, TimelineKey};
 use thiserror::Error;
 
+use crate::credentials::Loaded;
 use crate::journal::{Journal, JournalError};
 use crate::peers::Exchange;
 use crate::peers::exchange::ShardNews;
@@ -132,6 +133,11 @@ impl Shard {
     /// What the node was told at its start.
     pub fn options(&self) -> &NodeOptions {
         &self.0.options
+    }
+
+    /// What the node shows and trusts now.
+    pub fn credentials(&self) -> Arc<Loaded> {
+        self.0.options.credentials.current()
     }
 
     /// The node's id.

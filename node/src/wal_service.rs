@@ -7,6 +7,8 @@
 //! One append costs: no more than one receive (several appends share it), no copy but the journal's, no allocation
 //! but the queue's entry, and a send that answers all appends that became durable together.
 //!
+//! TLS, where a certificate is configured, is inside of the stream from the first packets on (`crate::tls`, record 019).
+//!
 //! Read first: [`listener`] (accept, startup, hand-over), then [`session`] (authentication, commands), then [`push`]
 //! (a proposer's connection), [`walsender`] and [`send`] (a reader's).
 

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "every function here is part of a test")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use firn_core::api::CreateTimeline;
@@ -86,7 +87,8 @@ fn timelines_without_connections_cost_some_kilobytes() {
         data: directory.path().to_path_buf(),
         listen: "127.0.0.1:0".to_string(),
         node_id: Some(NodeId(1)),
-        public_keys: None,
+        credentials: Arc::default(),
+        tls_required: false,
         auth_token: None,
         journal: JournalOptions::default(),
     };

@@ -1,5 +1,6 @@
 //! What Firn's end-to-end tests share: real Postgres servers, node processes, recordings.
 
+pub mod certificates;
 pub mod cluster;
 pub mod fuzz;
 pub mod neon_recording;

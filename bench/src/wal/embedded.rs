@@ -1,6 +1,7 @@
 //! Nodes in this process: the product's own shards, journals and listeners, without the HTTP thread.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -33,7 +34,8 @@ pub fn start(options: &EmbeddedOptions, directory: &Path) -> anyhow::Result<Vec<
             data,
             listen: "127.0.0.1:0".to_string(),
             node_id: None,
-            public_keys: None,
+            credentials: Arc::default(),
+            tls_required: false,
             auth_token: None,
             journal: JournalOptions::default(),
         };

@@ -90,7 +90,8 @@ impl Timeline {
         let mut highest = (Generation(0), Term(0));
         for target in targets {
             let name = || format!("target {target}");
-            let client = AcceptorClient::connect(runtime, target, Some(key), "firn-bench", token);
+            let client =
+                AcceptorClient::connect(runtime, target, Some(key), "firn-bench", token, None);
             let mut client = client.await.with_context(name)?;
             let number = version.number();
             let options = format!("(proto_version '{number}', allow_timeline_creation 'true')");

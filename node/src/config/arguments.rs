@@ -9,6 +9,7 @@ use clap::{Args, ValueEnum};
 use firn_core::types::NodeId;
 use thiserror::Error;
 
+use crate::credentials::CredentialFiles;
 use crate::runtime::{CoresParseError, Device, parse_cores, parse_time};
 
 /// Most shards of a node: file names and metrics are made for three digits.
@@ -48,6 +49,18 @@ pub struct RunArguments {
     /// Ed25519 public key (PEM), or a directory of them; without it everyone may do everything, on loopback only
     #[arg(long, value_name = "PEM|DIR")]
     pub auth_public_key: Option<PathBuf>,
+    /// Certificate of this node and those above it (PEM): the Postgres-protocol port offers TLS
+    #[arg(long, value_name = "PEM", requires = "tls_key")]
+    pub tls_cert: Option<PathBuf>,
+    /// Private key of the certificate (PEM)
+    #[arg(long, value_name = "PEM", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
+    /// Refuse clients without TLS on the Postgres-protocol port
+    #[arg(long, requires = "tls_cert")]
+    pub tls_required: bool,
+    /// Authorities of the other nodes' certificates (PEM): speaks TLS to them, and checks their host names
+    #[arg(long, value_name = "PEM")]
+    pub tls_ca: Option<PathBuf>,
     /// Token that this node shows to other acceptors [env: FIRN_AUTH_TOKEN]
     #[arg(long, value_name = "JWT", env = "FIRN_AUTH_TOKEN", hide_env_values = true)]
     pub auth_token: Option<String>,
@@ -127,6 +140,15 @@ impl RunArguments {
     /// Address of the HTTP port, resolved and allowed.
     pub fn http_address(&self) -> Result<SocketAddr, ArgumentError> {
         self.address("--http", &self.http)
+    }
+
+    /// Where the node's credentials are read from.
+    pub fn credential_files(&self) -> CredentialFiles {
+        CredentialFiles {
+            public_keys: self.auth_public_key.clone(),
+            certificate: self.tls_cert.clone().zip(self.tls_key.clone()),
+            authorities: self.tls_ca.clone(),
+        }
     }
 
     /// Host and port under which others reach the Postgres-protocol port, if they were given.

@@ -11,9 +11,9 @@ use firn_core::types::NodeId;
 use rustix::fs::Access;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
-use crate::auth::PublicKeys;
 use crate::config::arguments::RunArguments;
 use crate::config::identity;
+use crate::credentials::Loaded;
 use crate::journal;
 use crate::runtime::{RuntimeOptions, block_on, check_directory_unchanged, check_machine};
 
@@ -44,9 +44,7 @@ pub fn check(arguments: &RunArguments) -> Report {
     let listen = report.take(arguments.listen_address());
     let http = report.take(arguments.http_address());
     report.take(arguments.advertised());
-    if let Some(path) = &arguments.auth_public_key {
-        report.take(PublicKeys::load(path));
-    }
+    report.take(Loaded::load(&arguments.credential_files()));
     if let Some(path) = &arguments.ports_file {
         report.take(check_ports_file(path));
     }

@@ -66,7 +66,8 @@ impl FromRequestParts<ControlState> for Authorized {
 }
 
 fn authorize(headers: &HeaderMap, state: &ControlState) -> Result<Grant, Refusal> {
-    let Some(keys) = &state.public_keys else { return Ok(Grant::Node) };
+    let credentials = state.credentials.current();
+    let Some(keys) = &credentials.public_keys else { return Ok(Grant::Node) };
     let refuse = |message: String| Refusal::new(StatusCode::UNAUTHORIZED, message);
     let header = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
     let token = header.and_then(|value| value.strip_prefix("Bearer "));

@@ -138,7 +138,9 @@ async fn connect(
     let token = shard.options().auth_token.as_deref();
     let address = member.address();
     let key = Some(timeline.key());
-    let client = AcceptorClient::connect(shard.runtime(), &address, key, "firn-catch-up", token);
+    let (runtime, trusted) = (shard.runtime(), shard.credentials().client.clone());
+    let client =
+        AcceptorClient::connect(runtime, &address, key, "firn-catch-up", token, trusted.as_ref());
     client.await.map_err(|error| error.to_string())
 }
 

@@ -99,8 +99,11 @@ impl Exchange {
         let peer = member.id;
         let token = shard.options().auth_token.as_deref();
         let address = member.address();
+        let trusted = shard.credentials().client.clone();
+        let trusted = trusted.as_ref();
         let client =
-            AcceptorClient::connect(shard.runtime(), &address, None, "firn-peer", token).await;
+            AcceptorClient::connect(shard.runtime(), &address, None, "firn-peer", token, trusted)
+                .await;
         let mut client = client.map_err(|error| error.to_string())?;
         self.0.borrow_mut().told.remove(&peer);
         let mut fresh = true;

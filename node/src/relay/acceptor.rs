@@ -1,8 +1,10 @@
 //! Sessions with acceptors, outside of the proposer's own streams.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use firn_core::types::{Lsn, TimelineKey};
+use rustls::ClientConfig;
 use thiserror::Error;
 
 use super::postgres::connection::{Connection, ConnectionError, within};
@@ -41,6 +43,8 @@ pub enum AcceptorError {
 pub struct AcceptorOptions {
     /// Token to show where they ask for one.
     pub auth_token: Option<String>,
+    /// What is trusted of them: they are spoken to through TLS.
+    pub trusted: Option<Arc<ClientConfig>>,
 }
 
 /// A session about one timeline.
@@ -58,7 +62,15 @@ pub async fn open_acceptor(
         ("options", scope.as_str()),
     ];
     let token = options.auth_token.clone();
-    Ok(Connection::open_acceptor(runtime, address, &parameters, token, ACCEPTOR_TIMEOUT).await?)
+    Ok(Connection::open_acceptor(
+        runtime,
+        address,
+        &parameters,
+        token,
+        options.trusted.as_ref(),
+        ACCEPTOR_TIMEOUT,
+    )
+    .await?)
 }
 
 /// How far an acceptor is.

@@ -37,7 +37,8 @@ use anyhow::{Context, Result};
 use firn_core::types::Term;
 use thiserror::Error;
 
-use crate::control::{relay_metrics, server};
+use crate::control::relay_metrics;
+use crate::control::server::Control;
 use crate::runtime::{Runtime, TaskClass, block_on, mailbox};
 use metrics::RelayMetrics;
 use options::RelayOptions;
@@ -77,9 +78,9 @@ impl Stop {
 pub fn run(options: RelayOptions) -> Result<Stop> {
     let (scrapes, scraped) = mailbox(relay_metrics::SCRAPES_MAX);
     if let Some(address) = options.http {
-        let listener = server::bind(address).context("--http")?;
-        tracing::info!(http = %listener.local_addr()?, "metrics are served");
-        server::start(listener, relay_metrics::router(scrapes))?;
+        let control = Control::bind(address).context("--http")?;
+        tracing::info!(http = %control.local_addr()?, "metrics are served");
+        control.start(relay_metrics::router(scrapes), || ())?;
     }
     let options = Rc::new(options);
     let stopped = block_on(move |runtime| async move {

@@ -1,6 +1,7 @@
 //! The command line of `firn-node relay`.
 
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
 
 use clap::Args;
 use firn_core::consensus::membership::MEMBERS_MAX;
@@ -10,6 +11,7 @@ use thiserror::Error;
 use super::acceptor::AcceptorOptions;
 use super::postgres::conninfo::{Conninfo, ConninfoError};
 use super::primary::PrimaryOptions;
+use crate::tls::CertificateError;
 
 /// Options of `firn-node relay`.
 #[derive(Debug, Clone, Args)]
@@ -38,14 +40,20 @@ pub struct RelayArguments {
     /// Token to show to acceptors that ask for one
     #[arg(long, value_name = "JWT", env = "FIRN_AUTH_TOKEN", hide_env_values = true)]
     pub auth_token: Option<String>,
+    /// Authorities of the acceptors' certificates (PEM): speaks TLS to them, and checks their host names
+    #[arg(long, value_name = "PEM")]
+    pub tls_ca: Option<PathBuf>,
 }
 
 /// Options that mean nothing.
-#[derive(Debug, PartialEq, Eq, Error)]
+#[derive(Debug, PartialEq, Error)]
 pub enum OptionsError {
     /// The connection string.
     #[error("--postgres: {0}")]
     Conninfo(#[from] ConninfoError),
+    /// The authorities.
+    #[error("--tls-ca: {0}")]
+    Authorities(#[from] CertificateError),
     /// More acceptors than a membership can have.
     #[error("--acceptors names {found} acceptors, expected at most {MEMBERS_MAX}")]
     TooManyAcceptors {
@@ -104,13 +112,14 @@ impl RelayArguments {
                 Some(resolved.ok_or(OptionsError::Http(text))?)
             }
         };
+        let trusted = self.tls_ca.as_deref().map(crate::tls::client).transpose()?;
         let named = self.application_name.or_else(|| conninfo.application_name.clone());
         let application_name = named.unwrap_or_else(|| "firn".to_string());
         Ok(RelayOptions {
             primary: PrimaryOptions { conninfo, slot: self.slot, application_name },
             key: TimelineKey { tenant_id: self.tenant, timeline_id: self.timeline },
             addresses: self.acceptors,
-            acceptor: AcceptorOptions { auth_token: self.auth_token },
+            acceptor: AcceptorOptions { auth_token: self.auth_token, trusted },
             http,
         })
     }

@@ -35,6 +35,7 @@ pub mod sync;
 mod threads;
 mod time;
 mod timers;
+mod tls;
 mod uring;
 
 pub use buffer::{ALIGNMENT_BYTES, Buffer};

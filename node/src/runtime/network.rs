@@ -1,6 +1,7 @@
-//! TCP, with TCP_NODELAY always, and connections to Unix sockets: listeners and streams of one shard.
+//! TCP, with TCP_NODELAY always, and connections to Unix sockets: listeners and streams of one shard, in clear or through
+//! TLS.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::fmt;
 use std::future::Future;
 use std::io;
@@ -10,10 +11,14 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use rustix::net::SendFlags;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
+
+use rustls::pki_types::CertificateDer;
 
 use super::Runtime;
 use super::operation::{Completion, Handle, Operation, Pending};
+use super::tls::Tls;
 
 /// Connections that wait to be accepted; the kernel caps it at net.core.somaxconn.
 const LISTEN_BACKLOG: i32 = 1024;
@@ -61,6 +66,9 @@ struct StreamState {
     /// Bytes received that found no room in the caller's buffer.
     received: RefCell<Vec<u8>>,
     receiving: Cell<bool>,
+    sending: Cell<bool>,
+    /// Set once, by [`Stream::encrypt`].
+    tls: OnceCell<Box<Tls>>,
     /// The socket went to another shard: it does not end with this.
     moved: Cell<bool>,
 }
@@ -71,6 +79,7 @@ pub struct RawStream {
     handle: Handle,
     peer_addr: PeerAddress,
     received: Vec<u8>,
+    tls: Option<Box<Tls>>,
 }
 
 impl Runtime {
@@ -173,6 +182,8 @@ impl Stream {
             unfinished: Unfinished::default(),
             received: RefCell::new(received),
             receiving: Cell::new(false),
+            sending: Cell::new(false),
+            tls: OnceCell::new(),
             moved: Cell::new(false),
         }))
     }
@@ -180,6 +191,58 @@ impl Stream {
     /// The other end's address.
     pub fn peer_addr(&self) -> PeerAddress {
         self.0.peer_addr
+    }
+
+    /// Performs a TLS handshake as the side that `connection` is of. From then on everything on this stream and its clones
+    /// is encrypted, also after it moved to another shard. `received` is what the peer sent of the handshake already.
+    ///
+    /// # Errors
+    /// Those of the socket, and of rustls when the peer breaks TLS, which it is told. The stream is good for dropping only.
+    ///
+    /// # Panics
+    /// If the stream is encrypted already, or of the simulator.
+    pub async fn encrypt(
+        &self,
+        connection: impl Into<rustls::Connection>,
+        received: &[u8],
+    ) -> io::Result<()> {
+        assert!(self.0.runtime.simulated().is_none(), "the simulator has no TLS");
+        let connection = connection.into();
+        let set = self.0.tls.set(Box::new(Tls::new(connection)));
+        assert!(set.is_ok(), "a stream is encrypted once");
+        let tls = self.0.tls.get().expect("it was just set");
+        // What comes behind the handshake, none of it read yet, waits inside.
+        let mut nothing = Vec::new();
+        let mut decrypted = tls.decrypt(received, &mut nothing);
+        loop {
+            // An alert goes out also, and above all, after an error.
+            self.send_encrypted(tls, &[]).await?;
+            decrypted?;
+            if !tls.is_handshaking() {
+                return Ok(());
+            }
+            let (result, bytes) = self.receive(tls.take_receive_buffer()).await;
+            if result? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            decrypted = tls.decrypt(&bytes, &mut nothing);
+            tls.keep_receive_buffer(bytes);
+        }
+    }
+
+    /// Whether TLS encrypts the stream.
+    pub fn is_encrypted(&self) -> bool {
+        self.0.tls.get().is_some()
+    }
+
+    /// The protocol that TLS agreed on (ALPN), if the client offered any.
+    pub fn application_protocol(&self) -> Option<Vec<u8>> {
+        self.0.tls.get()?.application_protocol()
+    }
+
+    /// The certificate that the peer showed.
+    pub fn peer_certificate(&self) -> Option<CertificateDer<'static>> {
+        self.0.tls.get()?.peer_certificate()
     }
 
     /// Receives at least one byte into the buffer's spare capacity, after what it holds; 0 means that the peer sends no
@@ -191,6 +254,30 @@ impl Stream {
     /// # Panics
     /// If the buffer has no spare capacity, or another `recv` on this stream is not finished.
     pub async fn recv(&self, mut buffer: Vec<u8>) -> (io::Result<usize>, Vec<u8>) {
+        let Some(tls) = self.0.tls.get() else { return self.receive(buffer).await };
+        assert!(buffer.capacity() > buffer.len(), "a receive needs room");
+        let before = buffer.len();
+        if tls.take_decrypted(&mut buffer) == 0 {
+            // Records may carry nothing for the caller.
+            while buffer.len() == before && !tls.has_ended() {
+                let (result, bytes) = self.receive(tls.take_receive_buffer()).await;
+                match result {
+                    // Every message of the protocols above has a length, so an end without TLS' own is noticed there.
+                    Ok(0) | Err(_) => return (result, buffer),
+                    Ok(_) => {}
+                }
+                let decrypted = tls.decrypt(&bytes, &mut buffer);
+                tls.keep_receive_buffer(bytes);
+                if let Err(error) = decrypted {
+                    return (Err(error), buffer);
+                }
+            }
+        }
+        (Ok(buffer.len() - before), buffer)
+    }
+
+    /// Receives from the socket.
+    async fn receive(&self, mut buffer: Vec<u8>) -> (io::Result<usize>, Vec<u8>) {
         assert!(buffer.capacity() > buffer.len(), "a receive needs room");
         assert!(!self.0.receiving.replace(true), "one receive at a time");
         let _receiving = Receiving(&self.0.receiving);
@@ -222,7 +309,34 @@ impl Stream {
     ///
     /// # Errors
     /// Those of send(2).
-    pub async fn send_all(&self, mut buffer: Vec<u8>) -> (io::Result<()>, Vec<u8>) {
+    pub async fn send_all(&self, buffer: Vec<u8>) -> (io::Result<()>, Vec<u8>) {
+        match self.0.tls.get() {
+            None => self.send(buffer).await,
+            Some(tls) => (self.send_encrypted(tls, &buffer).await, buffer),
+        }
+    }
+
+    /// Encrypts and sends, piece by piece, and what TLS itself has to say before.
+    async fn send_encrypted(&self, tls: &Tls, mut plain: &[u8]) -> io::Result<()> {
+        self.0.sending.set(true);
+        let _sending = Sending(&self.0.sending);
+        loop {
+            let (encrypted, count) = tls.encrypt(plain)?;
+            plain = &plain[count..];
+            if encrypted.is_empty() {
+                return Ok(());
+            }
+            let (result, buffer) = self.send(encrypted).await;
+            tls.keep_send_buffer(buffer);
+            result?;
+            if plain.is_empty() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Sends to the socket.
+    async fn send(&self, mut buffer: Vec<u8>) -> (io::Result<()>, Vec<u8>) {
         let mut done_bytes = 0;
         while done_bytes < buffer.len() {
             let stream = self.0.handle.clone();
@@ -247,6 +361,10 @@ impl Stream {
     /// # Errors
     /// Those of sendmsg(2).
     pub async fn send_parts(&self, head: Bytes, body: Bytes) -> io::Result<()> {
+        if let Some(tls) = self.0.tls.get() {
+            self.send_encrypted(tls, &head).await?;
+            return self.send_encrypted(tls, &body).await;
+        }
         let len_bytes = head.len() + body.len();
         let mut parts = Box::new([head, body]);
         let mut done_bytes = 0;
@@ -271,6 +389,9 @@ impl Stream {
     /// # Errors
     /// Those of shutdown(2).
     pub async fn shutdown(&self, how: Shutdown) -> io::Result<()> {
+        if how != Shutdown::Read {
+            self.0.say_end();
+        }
         let stream = self.0.handle.clone();
         self.0.runtime.perform(Operation::Shutdown { stream, how }).await.result.map(drop)
     }
@@ -287,18 +408,37 @@ impl Stream {
         let Ok(state) = Rc::try_unwrap(self.0) else {
             return Err(busy("the stream has another clone"));
         };
+        let mut state = state;
         let (peer_addr, received) = (state.peer_addr, state.received.take());
         let handle = state.handle.clone();
+        let tls = state.tls.take();
         state.moved.set(true);
         drop(state);
         let handle = Rc::try_unwrap(handle)
             .map_err(|_| busy("an operation on the stream is not finished"))?;
-        Ok(RawStream { handle, peer_addr, received })
+        Ok(RawStream { handle, peer_addr, received, tls })
     }
 
     /// Puts a stream on this shard.
     pub fn from_raw(runtime: &Runtime, raw: RawStream) -> Stream {
-        Stream::new(runtime, Rc::new(raw.handle), raw.peer_addr, raw.received)
+        let stream = Stream::new(runtime, Rc::new(raw.handle), raw.peer_addr, raw.received);
+        if let Some(tls) = raw.tls {
+            let set = stream.0.tls.set(tls);
+            assert!(set.is_ok(), "a new stream is not encrypted");
+        }
+        stream
+    }
+}
+
+impl StreamState {
+    /// Tells a TLS peer, once, that no more comes, if that can be done without waiting: without it OpenSSL takes the end
+    /// for an error.
+    fn say_end(&self) {
+        let Some(tls) = self.tls.get().filter(|_| !self.sending.replace(true)) else { return };
+        let bytes = tls.close();
+        // Whoever cannot be told learns it from the socket.
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        let _ = rustix::net::send(self.handle.descriptor(), &bytes, flags);
     }
 }
 
@@ -306,6 +446,7 @@ impl Drop for StreamState {
     fn drop(&mut self) {
         drop(self.unfinished.resume());
         if !self.moved.get() {
+            self.say_end();
             end_operations(&self.runtime, &self.handle);
         }
     }
@@ -314,6 +455,14 @@ impl Drop for StreamState {
 struct Receiving<'a>(&'a Cell<bool>);
 
 impl Drop for Receiving<'_> {
+    fn drop(&mut self) {
+        self.0.set(false);
+    }
+}
+
+struct Sending<'a>(&'a Cell<bool>);
+
+impl Drop for Sending<'_> {
     fn drop(&mut self) {
         self.0.set(false);
     }

@@ -154,7 +154,8 @@ impl Campaign<'_> {
     async fn connect(&self, node: NodeId) -> Result<AcceptorClient, ClientError> {
         let token = self.shard.options().auth_token.as_deref();
         let (runtime, address) = (self.shard.runtime(), &self.addresses[&node]);
-        AcceptorClient::connect(runtime, address, Some(self.timeline.key()), "firn-campaign", token)
+        let (key, trusted) = (Some(self.timeline.key()), self.shard.credentials().client.clone());
+        AcceptorClient::connect(runtime, address, key, "firn-campaign", token, trusted.as_ref())
             .await
     }
 

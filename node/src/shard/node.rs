@@ -15,8 +15,8 @@ use firn_core::types::NodeId;
 use firn_core::wire::walproposer::APPEND_BYTES_MAX;
 use thiserror::Error;
 
-use crate::auth::PublicKeys;
 use crate::config::identity::{DataDirectory, IdentityError};
+use crate::credentials::Credentials;
 use crate::journal::{Journal, JournalOptions, OpenError, open_layout};
 use crate::peers::{catch_up, exchange};
 use crate::runtime::{
@@ -39,8 +39,10 @@ pub struct NodeOptions {
     pub listen: String,
     /// The node id that the directory must have, or gets when it is new.
     pub node_id: Option<NodeId>,
-    /// Keys of valid tokens; absent = everyone may do everything.
-    pub public_keys: Option<Arc<PublicKeys>>,
+    /// What the node shows and trusts.
+    pub credentials: Arc<Credentials>,
+    /// Whether the Postgres port refuses clients without TLS.
+    pub tls_required: bool,
     /// Token that this node shows to other acceptors.
     pub auth_token: Option<String>,
     /// Sizes of each shard's journal.

@@ -1,14 +1,17 @@
 //! A node as a client of other nodes' Postgres ports: how a fence and a catch-up reach a timeline's other members.
 
 use std::io;
+use std::sync::Arc;
 
 use firn_core::consensus::postgres_history::PostgresHistory;
 use firn_core::types::{Lsn, Term, TimelineKey};
 use firn_core::wire::postgres::message::{Backend, Encode, MessageError};
 use firn_core::wire::postgres::startup::encode_startup;
+use rustls::ClientConfig;
 use thiserror::Error;
 
 use crate::runtime::{Runtime, Stream};
+use crate::tls;
 use crate::wal_service::command;
 use crate::wal_service::receive::{ReceiveError, Received};
 
@@ -48,15 +51,16 @@ pub struct AcceptorClient {
 }
 
 impl AcceptorClient {
-    /// Connects and authenticates; without a timeline for what concerns the node.
+    /// Connects, through TLS if there is something to trust, and authenticates; without a timeline for what concerns the node.
     pub async fn connect(
         runtime: &Runtime,
         address: &str,
         key: Option<TimelineKey>,
         application_name: &str,
         token: Option<&str>,
+        trusted: Option<&Arc<ClientConfig>>,
     ) -> Result<AcceptorClient, ClientError> {
-        let stream = runtime.connect(address).await?;
+        let stream = tls::connect(runtime, address, trusted).await?;
         let options = key.map_or(String::new(), |key| {
             format!("-c timeline_id={} tenant_id={}", key.timeline_id, key.tenant_id)
         });

@@ -128,7 +128,8 @@ impl Session {
 
     async fn authenticate(&mut self) -> Result<Grant, SessionError> {
         let mut greeting = Vec::new();
-        let Some(keys) = self.shard.options().public_keys.clone() else {
+        let credentials = self.shard.credentials();
+        let Some(keys) = &credentials.public_keys else {
             self.accept(&mut greeting);
             self.send(greeting).await?;
             return Ok(Grant::Node);

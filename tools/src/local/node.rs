@@ -49,6 +49,11 @@ impl NodeProcess {
         })
     }
 
+    /// Adds arguments to its command line, for its next start.
+    pub fn add_arguments(&mut self, arguments: &[&str]) {
+        self.options.arguments.extend(arguments.iter().map(|argument| (*argument).to_string()));
+    }
+
     /// Its data directory.
     pub fn data(&self) -> PathBuf {
         self.folder.join("data")
@@ -131,6 +136,11 @@ impl NodeProcess {
         );
         self.process = Some(process);
         Ok(())
+    }
+
+    /// Tells it to read its keys and certificates again; its log says when it has.
+    pub fn reload(&self) -> Result<()> {
+        self.process()?.signal(Signal::HUP)
     }
 
     /// `kill -9`.

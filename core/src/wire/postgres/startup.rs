@@ -11,7 +11,11 @@ const PROTOCOL_3_0: u32 = 3 << 16;
 const CANCEL_REQUEST: u32 = (1234 << 16) | 5678;
 const SSL_REQUEST: u32 = (1234 << 16) | 5679;
 const GSS_ENCRYPTION_REQUEST: u32 = (1234 << 16) | 5680;
-const TLS_HANDSHAKE: u8 = 0x16;
+/// First byte of a TLS connection, which no startup packet begins with.
+pub const TLS_HANDSHAKE: u8 = 0x16;
+
+/// The packet that asks for TLS, for the client side: its length and its code.
+pub const SSL_REQUEST_PACKET: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
 
 /// Why the first packet of a connection is refused.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]

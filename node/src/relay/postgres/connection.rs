@@ -1,11 +1,13 @@
 //! A session with a server: startup, authentication, simple queries, the switch to streaming.
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use firn_core::wire::postgres::message::{self, Backend, Encode, Message, MessageError};
-use firn_core::wire::postgres::startup::encode_startup;
+use firn_core::wire::postgres::startup::{SSL_REQUEST_PACKET, encode_startup};
 use futures_util::future::{Either, select};
+use rustls::ClientConfig;
 use thiserror::Error;
 
 use super::authentication::{Authentication, AuthenticationError, BindingData, Step};
@@ -13,9 +15,7 @@ use super::conninfo::{ChannelBinding, Conninfo, ServerAddress, SslMode, password
 use super::tls::{TlsError, binding_data, client_connection};
 use super::transport::Transport;
 use crate::runtime::Runtime;
-
-/// SSLRequest (PostgreSQL documentation, "Message Formats").
-const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
+use crate::tls;
 
 /// Most rows of an answer that a relay has a use for: the walsenders of a server.
 const ROWS_MAX: usize = 10_000;
@@ -132,9 +132,10 @@ impl Connection {
         parameters: &[(&str, &str)],
     ) -> Result<Connection, ConnectionError> {
         let transport = open_transport(runtime, conninfo, server).await?;
-        let binding = match transport.tls() {
-            Some(tls) => binding_data(&tls),
-            None => BindingData::NoTls,
+        let binding = if transport.stream().is_encrypted() {
+            binding_data(transport.stream().peer_certificate())
+        } else {
+            BindingData::NoTls
         };
         let mut connection = Connection::new(transport);
         let mut all = vec![("user", conninfo.user.as_str())];
@@ -149,16 +150,17 @@ impl Connection {
         Ok(connection)
     }
 
-    /// Connects to an acceptor, in clear, with an optional password.
+    /// Connects to an acceptor, through TLS if there is something to trust, with an optional password.
     pub async fn open_acceptor(
         runtime: &Runtime,
         address: &str,
         parameters: &[(&str, &str)],
         password: Option<String>,
+        trusted: Option<&Arc<ClientConfig>>,
         timeout: Duration,
     ) -> Result<Connection, ConnectionError> {
         let opened = async {
-            let transport = Transport::plain(runtime.connect(address).await?);
+            let transport = Transport::new(tls::connect(runtime, address, trusted).await?);
             let mut connection = Connection::new(transport);
             let binding = (ChannelBinding::Disable, BindingData::NoTls);
             let authentication = Authentication::new("relay", password, binding.0, binding.1);
@@ -335,7 +337,7 @@ async fn open_transport(
 ) -> Result<Transport, ConnectionError> {
     if let Some(path) = server.unix_socket() {
         // Never encrypted, whatever sslmode says, as with libpq: nobody else hears it.
-        return Ok(Transport::plain(runtime.connect_unix(&path)?));
+        return Ok(Transport::new(runtime.connect_unix(&path)?));
     }
     let host = server.host_address.as_ref().unwrap_or(&server.host);
     let address = if host.contains(':') {
@@ -345,9 +347,9 @@ async fn open_transport(
     };
     let stream = runtime.connect(&address).await?;
     if conninfo.ssl_mode == SslMode::Disable {
-        return Ok(Transport::plain(stream));
+        return Ok(Transport::new(stream));
     }
-    stream.send_all(SSL_REQUEST.to_vec()).await.0?;
+    stream.send_all(SSL_REQUEST_PACKET.to_vec()).await.0?;
     let (result, answer) = stream.recv(Vec::with_capacity(64)).await;
     result?;
     match answer.as_slice() {
@@ -355,7 +357,7 @@ async fn open_transport(
             let connection = client_connection(conninfo, &server.host)?;
             Ok(Transport::encrypted(stream, connection).await?)
         }
-        b"N" if conninfo.ssl_mode == SslMode::Prefer => Ok(Transport::plain(stream)),
+        b"N" if conninfo.ssl_mode == SslMode::Prefer => Ok(Transport::new(stream)),
         b"N" => Err(ConnectionError::NoTls),
         [] => Err(ConnectionError::Closed),
         // A server that answers by an error has no TLS either; what it says is in clear.

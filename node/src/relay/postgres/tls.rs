@@ -1,16 +1,13 @@
 //! TLS towards Postgres: which certificates are accepted, and what SCRAM binds to.
 //!
-//! rustls' connections do no I/O: the transport hands them received bytes and sends what they produce.
+//! The bytes are the runtime's business ([`crate::runtime::Stream::encrypt`]).
 
-use std::fs;
-use std::path::Path;
 use std::sync::Arc;
 
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{
     CertificateError, ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore,
     SignatureScheme,
@@ -20,18 +17,14 @@ use thiserror::Error;
 
 use super::authentication::BindingData;
 use super::conninfo::{Conninfo, SslMode};
+use crate::tls::{certificates, private_key};
 
 /// Why no TLS connection could be prepared.
 #[derive(Debug, Error)]
 pub enum TlsError {
-    /// A certificate or key file that cannot be read as PEM.
-    #[error("cannot read {path}: {reason}")]
-    File {
-        /// The file.
-        path: String,
-        /// What is wrong.
-        reason: String,
-    },
+    /// A certificate or key file.
+    #[error(transparent)]
+    Certificate(#[from] crate::tls::CertificateError),
     /// Verification was asked for and there is nothing to verify against.
     #[error(
         "sslmode={0} needs root certificates: set sslrootcert or create ~/.postgresql/root.crt"
@@ -56,11 +49,7 @@ pub fn client_connection(conninfo: &Conninfo, host: &str) -> Result<ClientConnec
     let config = match &conninfo.ssl_client {
         None => builder.with_no_client_auth(),
         Some((certificate, key)) => {
-            let key = PrivateKeyDer::from_pem_file(key).map_err(|error| TlsError::File {
-                path: path_text(key),
-                reason: error.to_string(),
-            })?;
-            builder.with_client_auth_cert(certificates(certificate)?, key)?
+            builder.with_client_auth_cert(certificates(certificate)?, private_key(key)?)?
         }
     };
     let name = ServerName::try_from(host.to_string()).map_err(|_| TlsError::Name(host.to_string()));
@@ -92,26 +81,13 @@ fn verifier(
     store.add_parsable_certificates(roots.iter().cloned());
     let inner = WebPkiServerVerifier::builder_with_provider(Arc::new(store), provider.clone())
         .build()
-        .map_err(|error| TlsError::File { path: path_text(path), reason: error.to_string() })?;
+        .map_err(|error| crate::tls::CertificateError::File {
+            path: path.clone(),
+            reason: error.to_string(),
+        })?;
     let check_name = conninfo.ssl_mode == SslMode::VerifyFull;
     let chain = Some(ChainCheck { inner, roots, check_name });
     Ok(PostgresVerifier { provider: provider.clone(), chain })
-}
-
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let error = |reason: String| TlsError::File { path: path_text(path), reason };
-    let pem = fs::read(path).map_err(|e| error(e.to_string()))?;
-    let certificates: Vec<_> = CertificateDer::pem_slice_iter(&pem)
-        .collect::<Result<_, _>>()
-        .map_err(|e| error(e.to_string()))?;
-    if certificates.is_empty() {
-        return Err(error("holds no certificate".to_string()));
-    }
-    Ok(certificates)
-}
-
-fn path_text(path: &Path) -> String {
-    path.display().to_string()
 }
 
 /// Accepts certificates by libpq's modes. Signatures of the handshake are always checked, so that the peer holds the
@@ -189,9 +165,8 @@ impl ServerCertVerifier for PostgresVerifier {
 }
 
 /// What SCRAM binds to on an established connection.
-pub fn binding_data(connection: &ClientConnection) -> BindingData {
-    let certificate = connection.peer_certificates().and_then(|chain| chain.first());
-    match certificate.and_then(|certificate| server_end_point(certificate)) {
+pub fn binding_data(certificate: Option<CertificateDer<'_>>) -> BindingData {
+    match certificate.as_ref().and_then(|certificate| server_end_point(certificate)) {
         Some(hash) => BindingData::ServerEndPoint(hash),
         None => BindingData::Unavailable,
     }

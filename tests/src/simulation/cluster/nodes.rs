@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use firn_core::consensus::state::TimelineState;
 use firn_core::types::{Lsn, NodeId, TimelineKey};
@@ -96,7 +97,8 @@ impl NodeMachine {
             data: PathBuf::from("/data"),
             listen: format!("0.0.0.0:{NODE_PORT}"),
             node_id: Some(self.id),
-            public_keys: None,
+            credentials: Arc::default(),
+            tls_required: false,
             auth_token: None,
             journal: small_journal(),
         };

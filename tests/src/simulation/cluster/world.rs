@@ -569,6 +569,7 @@ impl World {
             application_name: None,
             http: None,
             auth_token: None,
+            tls_ca: None,
         };
         let options = arguments.check(&|_| None).expect("the options are right");
         self.relays.push(RelayMachine {
