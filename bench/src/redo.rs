@@ -209,8 +209,9 @@ fn redo_figures(recording: &Recording, rounds: usize) -> Result<(Vec<Figure>, St
         let before = allocated_bytes();
         let begun = thread_cpu_seconds();
         done = replayer.replay(&mut pages)?;
-        ours.add(thread_cpu_seconds() - begun);
+        let seconds = thread_cpu_seconds() - begun;
         allocated += allocated_bytes() - before;
+        ours.add(seconds);
         theirs.add(stock::recovery_cpu_seconds(recording)?);
     }
     let name = recording.name();
