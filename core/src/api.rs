@@ -134,6 +134,12 @@ pub struct TimelineStatus {
     /// Readers of its WAL.
     #[serde(default)]
     pub walsenders: Vec<WalSenderStatus>,
+    /// Replication slots that this node remembers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub slots: Vec<SlotStatus>,
+    /// From where slots here or at a peer need WAL.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hold_lsn: Option<Lsn>,
     /// Proposers that are connected.
     #[serde(default)]
     pub walreceivers: Vec<WalReceiverStatus>,
@@ -194,6 +200,15 @@ pub struct PeerStatus {
     pub flush_lsn: Lsn,
     /// Its commit position.
     pub commit_lsn: Lsn,
+    /// Term of the last entry of its durable log; Neon's acceptors do not tell.
+    #[serde(default)]
+    pub last_log_term: Term,
+    /// Whether it votes and acknowledges; Neon's acceptors do not tell.
+    #[serde(default)]
+    pub standing: StandingStatus,
+    /// From where the slots of its readers need WAL.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hold_lsn: Option<Lsn>,
 }
 
 /// What a node tells another one, once a second, of a timeline that both hold.
@@ -214,6 +229,9 @@ pub struct PeerPosition {
     pub commit_lsn: Lsn,
     /// Whether it votes and acknowledges.
     pub standing: StandingStatus,
+    /// From where the slots of its readers need WAL; absent = it has no slots.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hold_lsn: Option<Lsn>,
 }
 
 /// The positions that changed since the last report on the same connection.
@@ -236,6 +254,21 @@ pub struct WalSenderStatus {
     pub appname: Option<String>,
     /// Sent up to here.
     pub sent_lsn: Lsn,
+    /// Durable at a standby or archiver, as it says; invalid until it does. Neon's acceptors do not tell.
+    #[serde(default)]
+    pub flush_lsn: Lsn,
+    /// Replayed there.
+    #[serde(default)]
+    pub apply_lsn: Lsn,
+}
+
+/// A replication slot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlotStatus {
+    /// Its name.
+    pub name: String,
+    /// Its reader needs WAL from here on.
+    pub restart_lsn: Lsn,
 }
 
 /// A proposer that is connected.

@@ -311,6 +311,14 @@ fn slots_of_stock_clients() {
         slot("--create-slot").unwrap();
         let again = slot("--create-slot").unwrap_err().to_string();
         assert!(again.contains("already exists"), "{again}");
+        // The other nodes hear from where it needs WAL.
+        let status = |node: usize| {
+            NodeClient::new(&cluster.nodes[node].url().unwrap(), None).timeline(cluster.key)
+        };
+        let own = status(0).unwrap();
+        assert_eq!(own.hold_lsn, Some(own.slots[0].restart_lsn));
+        let heard = || Ok((status(1)?.hold_lsn == own.hold_lsn).then_some(()));
+        wait_until(LIMIT, heard).unwrap().expect("the hold is exchanged");
         insert(&mut cluster, 0..20_000);
         let first = finish_segment(&mut cluster);
         insert(&mut cluster, 20_000..20_001);
@@ -323,5 +331,8 @@ fn slots_of_stock_clients() {
         assert!(compare(&received, &cluster.postgres.data().join("pg_wal"), "00000001") > 1);
         slot("--drop-slot").unwrap();
         assert!(slot("--drop-slot").unwrap_err().to_string().contains("does not exist"));
+        let client = NodeClient::new(&cluster.nodes[1].url().unwrap(), None);
+        let forgotten = || Ok(client.timeline(cluster.key)?.hold_lsn.is_none().then_some(()));
+        wait_until(LIMIT, forgotten).unwrap().expect("that it is gone is exchanged");
     }
 }

@@ -103,6 +103,7 @@ mod tests {
                 flush_lsn: Lsn(lsn),
                 commit_lsn: Lsn(lsn),
                 standing: StandingStatus::Whole,
+                hold_lsn: None,
             },
             members: members.iter().map(member).collect(),
         }

@@ -79,6 +79,9 @@ pub(super) async fn serve(shard: Shard, mut mailbox: Mailbox<Request>) {
                 let counters = &shard.metrics().counters;
                 counters.ring_enters.set(shard.runtime().ring_enters());
                 counters.cpu_ns.set(shard.runtime().cpu_time().as_nanos() as u64);
+                let lags = shard.timelines();
+                let lags = lags.iter().map(|timeline| timeline.reader_lag_bytes());
+                counters.reader_lag_bytes.set(lags.max().unwrap_or(0));
                 let (queue, device) = shard.journal().latencies();
                 answer(reply, Ok(shard.metrics().snapshot(shard.number(), queue, device)));
             }

@@ -70,6 +70,7 @@ figures! {
     Counter elections: "Proposers that were elected here.";
     Counter protocol_errors: "Proposers whose message was refused by an error.";
     Counter read_bytes: "Bytes of WAL sent to readers.";
+    Gauge reader_lag_bytes: "Most bytes of committed WAL of a timeline that one of its readers was not sent yet, as of this scrape.";
     Counter reader_switches: "Readers that reached the end of a Postgres timeline and were told the next one.";
     Gauge timelines_suspect: "Timelines that may have lost acknowledged data here and do not vote until they are re-seeded.";
     Counter reseeds: "Timelines that were re-seeded from their other members.";

@@ -91,8 +91,15 @@ impl Readers {
             conn_id: *id,
             appname: reader.name.clone(),
             sent_lsn: reader.sent_lsn,
+            flush_lsn: reader.feedback.standby().flush_lsn,
+            apply_lsn: reader.feedback.standby().apply_lsn,
         };
         readers.iter().map(status).collect()
+    }
+
+    /// The least that a reader was sent; `None` without readers.
+    pub fn least_sent(&self) -> Option<Lsn> {
+        self.0.borrow().values().map(|reader| reader.sent_lsn).min()
     }
 
     /// The horizons of all standbys as one, for a proposer.

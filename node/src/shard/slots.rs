@@ -6,6 +6,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
+use firn_core::api::SlotStatus;
 use firn_core::types::Lsn;
 use thiserror::Error;
 
@@ -54,6 +55,21 @@ impl Slots {
         self.0.borrow().get(name).copied()
     }
 
+    /// All slots, by name.
+    pub fn status(&self) -> Vec<SlotStatus> {
+        let slots = self.0.borrow();
+        let status = |(name, position): (&String, &Lsn)| SlotStatus {
+            name: name.clone(),
+            restart_lsn: *position,
+        };
+        slots.iter().map(status).collect()
+    }
+
+    /// From where any slot needs WAL.
+    pub fn lowest(&self) -> Option<Lsn> {
+        self.0.borrow().values().min().copied()
+    }
+
     /// Notes that a slot's reader has everything before `position`.
     pub fn advance(&self, name: &str, position: Lsn) {
         if let Some(slot) = self.0.borrow_mut().get_mut(name) {
@@ -82,6 +98,8 @@ mod tests {
         slots.advance("a", Lsn(200));
         slots.advance("b", Lsn(200));
         assert_eq!((slots.position("a"), slots.position("b")), (Some(Lsn(300)), None));
+        slots.create("c", Lsn(250)).unwrap();
+        assert_eq!(slots.lowest(), Some(Lsn(250)));
         slots.remove("a").unwrap();
         assert_eq!(slots.remove("a"), Err(SlotError::Unknown("a".to_string())));
     }

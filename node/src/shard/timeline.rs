@@ -271,6 +271,7 @@ impl Timeline {
             flush_lsn: acceptor.flush_lsn(),
             commit_lsn: acceptor.commit_lsn(),
             standing: standing_status(acceptor.standing()),
+            hold_lsn: self.slots.lowest(),
         })
     }
 
@@ -425,6 +426,13 @@ impl Timeline {
         &self.readers
     }
 
+    /// How much of what is committed some reader was not sent yet, in bytes.
+    pub fn reader_lag_bytes(&self) -> u64 {
+        let sent = self.readers.least_sent();
+        let committed = self.positions().commit_lsn;
+        sent.map_or(0, |sent| committed.0.saturating_sub(sent.0))
+    }
+
     /// The replication slots.
     pub fn slots(&self) -> &Slots {
         &self.slots
@@ -460,6 +468,8 @@ impl Timeline {
         });
         let walreceivers = walreceivers.collect();
         let peers = self.peer_positions();
+        let told = peers.iter().filter_map(|(_, position)| position.hold_lsn);
+        let hold_lsn = told.chain(self.slots.lowest()).min();
         self.with_acceptor(|acceptor| {
             let state = acceptor.state();
             let history = state.term_history.0.iter();
@@ -494,9 +504,14 @@ impl Timeline {
                         term: position.term,
                         flush_lsn: position.flush_lsn,
                         commit_lsn: position.commit_lsn,
+                        last_log_term: position.last_log_term,
+                        standing: position.standing,
+                        hold_lsn: position.hold_lsn,
                     })
                     .collect(),
                 walsenders: self.readers.status(),
+                slots: self.slots.status(),
+                hold_lsn,
                 walreceivers,
             }
         })

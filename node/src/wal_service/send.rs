@@ -167,6 +167,7 @@ async fn stream(
     let Session { shard, stream, received, place, parameters, .. } = session;
     let name = Some(parameters.application_name.clone()).filter(|name| !name.is_empty());
     let reader = timeline.readers().enter(place.id(), name);
+    reader.update(|entry| entry.sent_lsn = asked.start);
     let _counted = Counted::new(&shard.metrics().counters.readers);
     let signals = Signals::default();
     let sender = Sender { shard, timeline, stream, reader: &reader, asked };

@@ -271,6 +271,13 @@ fn show(arguments: &ShowArguments) -> Result<()> {
             "  WAL from   {} (timeline from {})",
             status.local_start_lsn, status.timeline_start_lsn
         );
+        for reader in &status.walsenders {
+            let name = reader.appname.as_deref().unwrap_or("a reader");
+            println!("  reader     {name}: sent {}, durable {}", reader.sent_lsn, reader.flush_lsn);
+        }
+        for slot in &status.slots {
+            println!("  slot       {}: from {}", slot.name, slot.restart_lsn);
+        }
         println!("  members    {} (generation {})", members.join(", "), status.mconf.generation);
         if let Some(new_members) = &status.mconf.new_members {
             let new_members: Vec<String> =
