@@ -1,13 +1,14 @@
 //! Committed WAL from a peer, for timelines that no proposer writes here.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
-use firn_core::api::{PeerPosition, StandingStatus, TimelineStatus};
+use firn_core::api::{StandingStatus, TimelineStatus};
 use firn_core::consensus::acceptor::{AcceptorError, CatchUp, CommittedLog, Standing, Step};
 use firn_core::consensus::membership::Member;
 use firn_core::consensus::term_history::{TermHistory, TermStart};
-use firn_core::types::{Lsn, NodeId};
+use firn_core::types::{Lsn, NodeId, TimelineKey};
 use firn_core::wire::postgres::replication::FromServer;
 use futures_util::future::{Either, select};
 use futures_util::stream::{self, StreamExt};
@@ -25,39 +26,61 @@ const STALL_TIMEOUT: Duration = Duration::from_secs(20);
 /// WAL that is appended before its durability is waited for.
 const UNSETTLED_BYTES_MAX: u64 = 4 << 20;
 
+/// Peers that could not give what they have; forgotten once all others were asked, or the timeline caught up.
+type Failed = BTreeMap<TimelineKey, BTreeSet<NodeId>>;
+
 /// Lets timelines that lag catch up, for ever.
 pub async fn watch(shard: Shard) {
+    let mut failed = Failed::new();
     loop {
         shard.runtime().sleep(LOOK_INTERVAL).await;
-        let lagging = lagging(&shard);
+        let lagging = lagging(&shard, &mut failed);
         let most = lagging.iter().map(|(_, lag_bytes, _)| *lag_bytes).max().unwrap_or(0);
         shard.metrics().counters.peer_lag_bytes.set(most);
+        failed.retain(|key, _| lagging.iter().any(|(timeline, ..)| timeline.key() == *key));
         let attempts =
             stream::iter(lagging).map(|(timeline, _, donor)| attempt(&shard, timeline, donor));
-        attempts.buffer_unordered(CATCH_UPS_MAX).collect::<Vec<()>>().await;
+        let ended: Vec<_> = attempts.buffer_unordered(CATCH_UPS_MAX).collect().await;
+        for (key, donor) in ended.into_iter().flatten() {
+            failed.entry(key).or_default().insert(donor);
+        }
     }
 }
 
-/// Timelines without a proposer whose peer has more committed than is known here, by how much, and that peer.
-fn lagging(shard: &Shard) -> Vec<(Rc<Timeline>, u64, NodeId)> {
+/// Timelines without a proposer of which a peer has more committed than is known here, by how much, and the peer that has
+/// most of those that did not fail before.
+fn lagging(shard: &Shard, failed: &mut Failed) -> Vec<(Rc<Timeline>, u64, NodeId)> {
     let mut found = Vec::new();
     for timeline in shard.timelines() {
         if timeline.has_proposer() || timeline.standing() == Standing::Suspect {
             continue;
         }
         let own = timeline.positions().commit_lsn;
-        let most = |(_, position): &(NodeId, PeerPosition)| position.commit_lsn;
-        let Some((donor, position)) = timeline.peer_positions().into_iter().max_by_key(most) else {
+        let mut ahead = timeline.peer_positions();
+        ahead.retain(|(_, peer)| peer.commit_lsn > own && peer.standing != StandingStatus::Suspect);
+        if ahead.is_empty() {
             continue;
-        };
-        if position.commit_lsn > own && position.standing != StandingStatus::Suspect {
-            found.push((timeline, position.commit_lsn - own, donor));
+        }
+        let failures = failed.entry(timeline.key()).or_default();
+        if ahead.iter().all(|(node, _)| failures.contains(node)) {
+            failures.clear();
+        }
+        let others = ahead.iter().filter(|(node, _)| !failures.contains(node));
+        if let Some((donor, position)) = others.max_by_key(|(_, position)| position.commit_lsn) {
+            let lag_bytes = position.commit_lsn - own;
+            let donor = *donor;
+            found.push((timeline, lag_bytes, donor));
         }
     }
     found
 }
 
-async fn attempt(shard: &Shard, timeline: Rc<Timeline>, donor: NodeId) {
+/// One attempt; whose it was when it failed.
+async fn attempt(
+    shard: &Shard,
+    timeline: Rc<Timeline>,
+    donor: NodeId,
+) -> Option<(TimelineKey, NodeId)> {
     let key = timeline.key();
     let (tenant, timeline_id) = (key.tenant_id, key.timeline_id);
     let working = Box::pin(catch_up(shard, &timeline, donor));
@@ -70,9 +93,11 @@ async fn attempt(shard: &Shard, timeline: Rc<Timeline>, donor: NodeId) {
         Ok(taken_bytes) => {
             shard.metrics().counters.catch_ups.increment();
             tracing::info!(%tenant, timeline = %timeline_id, %donor, taken_bytes, "caught up with a peer");
+            None
         }
         Err(reason) => {
             tracing::info!(%tenant, timeline = %timeline_id, %donor, reason, "not caught up with a peer");
+            Some((key, donor))
         }
     }
 }

@@ -1,14 +1,13 @@
-//! Whether a primary continues what the quorum holds: its WAL against an acceptor's, byte for byte.
+//! Whether a primary continues what the quorum holds: its WAL against the members', byte for byte.
 
 use firn_core::relay::comparison::{Comparison, Difference, Side};
 use firn_core::relay::history_file::{LeftBeforeCommit, TimelinePath};
-use firn_core::types::{Lsn, Term, TimelineKey};
+use firn_core::types::{Lsn, Term};
 use thiserror::Error;
 
-use super::acceptor::{AcceptorError, AcceptorOptions};
+use super::members_wal::{MembersWal, MembersWalError, Reach, Source};
 use super::primary::{PrimaryError, PrimaryOptions};
-use super::wal_stream::{AcceptorWal, PrimaryWal, WalEvent};
-use crate::runtime::Runtime;
+use super::wal_stream::{PrimaryWal, WalEvent};
 
 /// Why a primary is not followed.
 #[derive(Debug, Error)]
@@ -34,14 +33,9 @@ pub enum CheckError {
     /// Reading the primary.
     #[error(transparent)]
     Primary(#[from] PrimaryError),
-    /// Reading the acceptor.
-    #[error("acceptor {address}: {source}")]
-    Acceptor {
-        /// Where it is.
-        address: String,
-        /// What went wrong.
-        source: AcceptorError,
-    },
+    /// Reading the quorum's.
+    #[error(transparent)]
+    Members(#[from] MembersWalError),
 }
 
 /// What a comparison found.
@@ -64,12 +58,10 @@ pub struct Check<'a> {
     pub primary: &'a PrimaryOptions,
     /// The timelines that its WAL went through.
     pub path: &'a TimelinePath,
-    /// The acceptor that holds the quorum's WAL.
-    pub address: &'a str,
-    /// How to talk to it.
-    pub acceptor: &'a AcceptorOptions,
-    /// The timeline.
-    pub key: TimelineKey,
+    /// How the members that hold the quorum's WAL are reached.
+    pub reach: Reach<'a>,
+    /// Which of them hold it at a position.
+    pub sources: &'a dyn Fn(Lsn) -> Vec<Source>,
     /// As the proposer of this term all that is flushed is compared, otherwise what is committed.
     pub term: Option<Term>,
 }
@@ -78,15 +70,16 @@ impl Check<'_> {
     /// Compares `[start, end)`, given that the primary has WAL up to `primary_end`.
     pub async fn compare(
         &self,
-        runtime: &Runtime,
         start: Lsn,
         end: Lsn,
         primary_end: Lsn,
     ) -> Result<Found, CheckError> {
         let mut comparison = Comparison::new(start, end.min(primary_end));
         if !comparison.is_complete() {
-            let mut streams = self.open(runtime, start).await?;
-            if let Err(difference) = self.run(&mut streams, &mut comparison).await? {
+            let (runtime, path) = (self.reach.runtime, self.path);
+            let primary = PrimaryWal::open(runtime, self.primary, path, None, start).await?;
+            let members = MembersWal::new(start, self.term);
+            if let Err(difference) = self.run(primary, members, &mut comparison).await? {
                 return Ok(Found::Differs(difference));
             }
         }
@@ -96,25 +89,15 @@ impl Check<'_> {
         Ok(Found::Same)
     }
 
-    async fn open(
-        &self,
-        runtime: &Runtime,
-        start: Lsn,
-    ) -> Result<(PrimaryWal, AcceptorWal), CheckError> {
-        let primary = PrimaryWal::open(runtime, self.primary, self.path, None, start).await?;
-        let acceptor =
-            AcceptorWal::open(runtime, self.acceptor, self.address, self.key, start, self.term);
-        Ok((primary, acceptor.await.map_err(|source| self.at_acceptor(source))?))
-    }
-
     async fn run(
         &self,
-        (primary, acceptor): &mut (PrimaryWal, AcceptorWal),
+        mut primary: PrimaryWal,
+        mut members: MembersWal,
         comparison: &mut Comparison,
     ) -> Result<Result<(), Difference>, CheckError> {
         while let Some(side) = comparison.behind() {
             let wal = match side {
-                Side::Quorum => acceptor.next().await.map_err(|source| self.at_acceptor(source))?,
+                Side::Quorum => members.next(&self.reach, self.sources).await?,
                 Side::Primary => match primary.next().await? {
                     WalEvent::Wal(wal) => wal,
                     WalEvent::Keepalive { .. } => continue,
@@ -125,9 +108,5 @@ impl Check<'_> {
             }
         }
         Ok(Ok(()))
-    }
-
-    fn at_acceptor(&self, source: AcceptorError) -> CheckError {
-        CheckError::Acceptor { address: self.address.to_string(), source }
     }
 }

@@ -15,11 +15,11 @@ use futures_util::future::{Either, select};
 use thiserror::Error;
 
 use super::acceptor::{ACCEPTOR_TIMEOUT, AcceptorError, open_acceptor};
+use super::members_wal::MembersWal;
 use super::postgres::connection::{Connection, ConnectionError, refusal, within};
 use super::postgres::transport::Transport;
 use super::session::Session;
 use super::survey::START_WAL_PUSH;
-use super::wal_stream::AcceptorWal;
 use crate::runtime::MonotonicTime;
 use crate::runtime::sync::Notify;
 use crate::wal_service::command::set_postgres_history;
@@ -30,8 +30,8 @@ const RECONNECT: Duration = Duration::from_millis(500);
 /// An acceptor that says nothing for so long is connected to again. Heartbeats ask for an answer every second.
 const SILENCE_MAX: Duration = Duration::from_secs(10);
 
-/// Pause before another acceptor is looked for that can give older WAL.
-const DONOR_RETRY: Duration = Duration::from_millis(200);
+/// Pause before the other acceptors are asked again for older WAL that none of them gave.
+const DONOR_RETRY: Duration = Duration::from_millis(500);
 
 /// Why a stream to an acceptor ended.
 #[derive(Debug, Error)]
@@ -88,6 +88,9 @@ impl Session {
     pub(super) async fn run_link(&self, node: NodeId) {
         let link = &self.links[&node];
         let mut last_reason = String::new();
+        if self.late.contains(&node) {
+            self.elected.wait_until(Option::is_some).await;
+        }
         loop {
             let Err(error) = self.stream_to(node).await;
             self.proposer.borrow_mut().disconnected(node);
@@ -144,7 +147,7 @@ impl Session {
 
     async fn send(&self, node: NodeId, transport: Transport) -> Result<Infallible, LinkError> {
         let link = &self.links[&node];
-        let mut donor = Donor::default();
+        let mut older = None;
         loop {
             let woken = link.wake.notified();
             if let Some(reason) = link.refused.take() {
@@ -171,7 +174,7 @@ impl Session {
                             woken.await;
                             continue;
                         }
-                        None => match self.older_wal(node, begin, length_bytes, &mut donor).await {
+                        None => match self.older_wal(node, begin, length_bytes, &mut older).await {
                             Some(wal) => wal,
                             None => continue,
                         },
@@ -212,80 +215,57 @@ impl Session {
         Some(head)
     }
 
-    /// WAL that the window does not hold any more, from the most advanced acceptor that does. `None`: try again.
+    /// WAL that the window does not hold any more, from the other acceptors. `None`: try again.
     async fn older_wal(
         &self,
         node: NodeId,
         at: Lsn,
         length_bytes: usize,
-        donor: &mut Donor,
+        older: &mut Option<OlderWal>,
     ) -> Option<Bytes> {
-        if donor.at != at || donor.stream.is_none() {
-            let Some(chosen) = self.choose_donor(node, at) else {
-                self.runtime.sleep(DONOR_RETRY).await;
-                return None;
-            };
-            let address = &self.links[&chosen].address;
-            let term = self.proposer.borrow().term();
-            tracing::info!(node = node.0, donor = chosen.0, from = %at, "acceptor lags: reading from another one");
-            let opened = AcceptorWal::open(
-                &self.runtime,
-                &self.options.acceptor,
-                address,
-                self.options.key,
-                at,
-                Some(term),
-            );
-            match opened.await {
-                Ok(stream) => *donor = Donor { stream: Some(stream), at, left: Bytes::new() },
-                Err(error) => {
-                    tracing::warn!(donor = chosen.0, address, "acceptor: {error}");
-                    self.runtime.sleep(DONOR_RETRY).await;
-                    return None;
-                }
+        let mut wal = match older.take() {
+            Some(wal) if wal.at == at => wal,
+            _ => {
+                tracing::info!(node = node.0, from = %at, "acceptor lags: reading from others");
+                OlderWal::new(at, self.proposer.borrow().term())
             }
-        }
-        if donor.left.is_empty() {
-            let stream = donor.stream.as_mut().expect("it was opened above");
-            match stream.next().await {
-                Ok(wal) => donor.left = wal,
-                Err(error) => {
-                    tracing::warn!("donor: {error}");
-                    donor.stream = None;
-                    self.runtime.sleep(DONOR_RETRY).await;
-                    return None;
-                }
-            }
-        }
-        let wal = donor.left.split_to(donor.left.len().min(length_bytes));
-        donor.at = at + wal.len() as u64;
-        self.relay.metrics.counters.older_wal_bytes.add(wal.len() as u64);
-        Some(wal)
-    }
-
-    /// The acceptor that has the most behind `at`; before the first answers the one whose log was elected.
-    fn choose_donor(&self, lagging: NodeId, at: Lsn) -> Option<NodeId> {
-        let proposer = self.proposer.borrow();
-        let has_it = proposer
-            .peers()
-            .filter(|(id, peer)| *id != lagging && peer.streaming && peer.flush_lsn > at);
-        let best = has_it.max_by_key(|(_, peer)| peer.flush_lsn).map(|(id, _)| id);
-        let elected = || {
-            let below_term = proposer.term_start_lsn().is_some_and(|start| at < start);
-            proposer.donor().filter(|id| *id != lagging && below_term)
         };
-        best.or_else(elected)
+        if wal.left.is_empty() {
+            let others = |at| {
+                let mut others = self.sources(at);
+                others.retain(|source| source.node != node);
+                others
+            };
+            match wal.stream.next(&self.reach(), others).await {
+                Ok(read) => wal.left = read,
+                Err(_) => {
+                    *older = Some(wal);
+                    self.runtime.sleep(DONOR_RETRY).await;
+                    return None;
+                }
+            }
+        }
+        let piece = wal.left.split_to(wal.left.len().min(length_bytes));
+        wal.at = at + piece.len() as u64;
+        *older = Some(wal);
+        self.relay.metrics.counters.older_wal_bytes.add(piece.len() as u64);
+        Some(piece)
     }
 }
 
 /// Bytes of an append before its WAL, in version 3 of the protocol.
 const APPEND_HEADER_BYTES_MAX: usize = 64;
 
-/// A stream of older WAL from another acceptor.
-#[derive(Default)]
-struct Donor {
-    stream: Option<AcceptorWal>,
+/// A stream of WAL that other acceptors hold.
+struct OlderWal {
+    stream: MembersWal,
     /// Position of the first byte of `left`.
     at: Lsn,
     left: Bytes,
+}
+
+impl OlderWal {
+    fn new(at: Lsn, term: Term) -> OlderWal {
+        OlderWal { stream: MembersWal::new(at, Some(term)), at, left: Bytes::new() }
+    }
 }

@@ -14,12 +14,13 @@
 //! shares its `io_uring_enter`: a lone commit takes about six of them. TLS to the primary adds one copy to decrypt.
 //!
 //! Read first: [`session`] (the order of things), then [`link`] (an acceptor's stream), [`survey`] and [`check`] (what is
-//! asked before anything is changed), [`primary`] and [`wal_stream`] (where WAL comes from), [`postgres`] (the client),
-//! [`metrics`].
+//! asked before anything is changed), [`primary`] and [`wal_stream`] (where WAL comes from), [`members_wal`] (the quorum's log,
+//! from whichever member can give it), [`postgres`] (the client), [`metrics`].
 
 pub mod acceptor;
 pub mod check;
 pub mod link;
+pub mod members_wal;
 pub mod metrics;
 pub mod options;
 pub mod postgres;
@@ -29,12 +30,13 @@ pub mod survey;
 pub mod wal_stream;
 pub mod watch;
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use firn_core::types::Term;
+use firn_core::types::{NodeId, Term};
 use thiserror::Error;
 
 use crate::control::relay_metrics;
@@ -102,6 +104,8 @@ pub struct Relay {
     has_led: Cell<bool>,
     /// The highest term that was ours, if only in a campaign.
     own_term: Cell<Term>,
+    /// Members that could not give WAL that nobody else has: the next election does without them if it can.
+    unreadable: RefCell<BTreeSet<NodeId>>,
 }
 
 impl Relay {
@@ -113,6 +117,7 @@ impl Relay {
             metrics: Rc::default(),
             has_led: Cell::new(false),
             own_term: Cell::new(Term(0)),
+            unreadable: RefCell::default(),
         }
     }
 

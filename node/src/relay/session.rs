@@ -6,13 +6,13 @@
 //! All of a session runs on the relay's one shard. Its state is shared by its tasks and never borrowed across an await.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::rc::Rc;
 use std::time::Duration;
 
 use firn_core::consensus::postgres_history::PostgresHistory;
-use firn_core::consensus::proposer::{Action, Proposer, ProposerConfig, Role, StopReason};
+use firn_core::consensus::proposer::{Action, Holder, Proposer, ProposerConfig, Role, StopReason};
 use firn_core::relay::history_file::Parting;
 use firn_core::relay::window::Window;
 use firn_core::types::{Lsn, NodeId, Term};
@@ -23,6 +23,7 @@ use futures_util::future::{Either, select};
 
 use super::check::{Check, CheckError, Found};
 use super::link::Link;
+use super::members_wal::{Reach, Source};
 use super::options::RelayOptions;
 use super::postgres::connection::Connection;
 use super::postgres::transport::Transport;
@@ -81,7 +82,7 @@ impl From<CheckError> for End {
     fn from(error: CheckError) -> End {
         match error {
             CheckError::Primary(error) => error.into(),
-            CheckError::Acceptor { .. } => End::Retry(error.to_string()),
+            CheckError::Members(error) => End::Retry(error.to_string()),
             CheckError::Different(_)
             | CheckError::LeftBeforeCommit(_)
             | CheckError::Behind { .. } => End::Stop(Stop::Refused(error.to_string())),
@@ -91,10 +92,9 @@ impl From<CheckError> for End {
 
 /// A won election.
 #[derive(Debug, Clone, Copy)]
-struct Elected {
+pub(super) struct Elected {
     term: Term,
     term_start_lsn: Lsn,
-    donor: NodeId,
 }
 
 /// What the tasks of a session share.
@@ -107,12 +107,14 @@ pub struct Session {
     pub(super) links: BTreeMap<NodeId, Link>,
     /// The primary's timelines, for the names of the acceptors' WAL files; set before anything of our term is sent.
     pub(super) postgres_history: RefCell<PostgresHistory>,
+    /// Members that are connected to only after the election: they hold what nobody could read.
+    pub(super) late: BTreeSet<NodeId>,
     /// The primary's WAL was compared with the elected log, and goes to the acceptors.
     leading: Cell<bool>,
     voted: Notify,
     /// WAL went to an acceptor.
     pub(super) sent: Notify,
-    elected: Watch<Option<Elected>>,
+    pub(super) elected: Watch<Option<Elected>>,
     committed: Watch<Lsn>,
     status_requested: Notify,
     end: Watch<Option<End>>,
@@ -159,7 +161,7 @@ async fn attempt(
 ) -> Result<Infallible, End> {
     let (runtime, options) = (&relay.runtime, &relay.options);
     let survey = survey(relay, primary).await?;
-    compare_committed(runtime, options, primary, &survey).await?;
+    let compared_to = compare_committed(runtime, options, primary, &survey).await?;
     let slot_lsn = primary::ensure_slot(&mut questions, &options.primary.slot).await?;
     let segment = u64::from(primary.segment_size_bytes);
     let slot_lsn = if slot_lsn.is_valid() { slot_lsn } else { primary.flush_lsn };
@@ -173,7 +175,6 @@ async fn attempt(
     let primary = primary.refresh(&mut questions).await?;
     let mut stream_from = won.term_start_lsn;
     if survey.has_wal() {
-        let compared_to = survey.most_committed().1;
         let from = if compared_to.is_valid() {
             compared_to
         } else {
@@ -197,37 +198,54 @@ fn stream_start(term_start_lsn: Lsn, segment: u64) -> Lsn {
     if term_start_lsn - segment_start <= WINDOW_BYTES / 2 { segment_start } else { term_start_lsn }
 }
 
-/// Compares the committed WAL of the last segment, before anything is changed.
+/// Compares the committed WAL of the last segment, before anything is changed; up to where. What nobody can read at the
+/// moment is compared after the election, with what follows it.
 async fn compare_committed(
     runtime: &Runtime,
     options: &RelayOptions,
     primary: &Primary,
     survey: &Survey,
-) -> Result<(), End> {
-    let (node, committed) = survey.most_committed();
+) -> Result<Lsn, End> {
     let check = Check {
         primary: &options.primary,
         path: &primary.path,
-        address: &survey.addresses[&node],
-        acceptor: &options.acceptor,
-        key: options.key,
+        reach: Reach { runtime, options: &options.acceptor, key: options.key },
+        sources: &|at| survey.sources(at),
         term: None,
     };
+    let committed = survey.committed();
+    let mut unreadable = None;
+    for end in &committed {
+        match compare_segment(&check, primary, *end).await {
+            Ok((start, found)) => {
+                judge_committed(primary, found, start, committed[0])?;
+                return Ok(*end);
+            }
+            Err(CheckError::Members(error)) => unreadable = Some(error),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(CheckError::Members(unreadable.expect("a quorum answered")).into())
+}
+
+/// Compares the segment that ends at `committed`, or what there is of it; from where on.
+async fn compare_segment(
+    check: &Check<'_>,
+    primary: &Primary,
+    committed: Lsn,
+) -> Result<(Lsn, Found), CheckError> {
     let segment = u64::from(primary.segment_size_bytes);
     let start = committed.segment_start(segment);
     // A few bytes at a segment's start may agree by chance: then the segment before is compared too, if both have it.
     if committed - start < COMPARED_BYTES_MIN && start.0 >= segment {
         let earlier = Lsn(start.0 - segment);
-        match check.compare(runtime, earlier, committed, primary.flush_lsn).await {
-            Ok(found) => return judge_committed(primary, found, earlier, committed),
-            Err(
-                CheckError::Primary(PrimaryError::WalGone { .. }) | CheckError::Acceptor { .. },
-            ) => {}
-            Err(error) => return Err(error.into()),
+        match check.compare(earlier, committed, primary.flush_lsn).await {
+            Ok(found) => return Ok((earlier, found)),
+            Err(CheckError::Primary(PrimaryError::WalGone { .. }) | CheckError::Members(_)) => {}
+            Err(error) => return Err(error),
         }
     }
-    let found = check.compare(runtime, start, committed, primary.flush_lsn).await?;
-    judge_committed(primary, found, start, committed)
+    Ok((start, check.compare(start, committed, primary.flush_lsn).await?))
 }
 
 fn judge_committed(primary: &Primary, found: Found, start: Lsn, committed: Lsn) -> Result<(), End> {
@@ -255,13 +273,16 @@ async fn compare_elected(
     let check = Check {
         primary: &session.options.primary,
         path: &primary.path,
-        address: &session.links[&won.donor].address,
-        acceptor: &session.options.acceptor,
-        key: session.options.key,
+        reach: session.reach(),
+        sources: &|at| session.sources(at),
         term: Some(won.term),
     };
     let end = won.term_start_lsn;
-    let error = match check.compare(&session.runtime, start, end, primary.flush_lsn).await? {
+    let compared = check.compare(start, end, primary.flush_lsn).await;
+    if let Err(CheckError::Members(error)) = &compared {
+        session.relay.unreadable.borrow_mut().extend(error.reasons.keys());
+    }
+    let error = match compared? {
         Found::Same => return Ok(end),
         Found::Behind { primary } => CheckError::Behind { primary, quorum: end },
         Found::Differs(difference) => {
@@ -317,7 +338,19 @@ impl Session {
         // Nothing but votes goes to acceptors before the primary's WAL was compared with the elected log.
         proposer.hold();
         let addresses = survey.addresses.iter();
+        let mut late = relay.unreadable.borrow().clone();
+        if !survey.can_do_without(&late) {
+            late.clear();
+        }
+        if !late.is_empty() {
+            let nodes: Vec<u64> = late.iter().map(|node| node.0).collect();
+            tracing::warn!(
+                ?nodes,
+                "electing without the votes of members whose WAL nobody can read"
+            );
+        }
         Session {
+            late,
             relay: relay.clone(),
             runtime: relay.runtime.clone(),
             options: relay.options.clone(),
@@ -333,6 +366,19 @@ impl Session {
             status_requested: Notify::new(),
             end: Watch::new(None),
         }
+    }
+
+    /// Members that have WAL of the elected log at a position, the best first.
+    pub(super) fn sources(&self, at: Lsn) -> Vec<Source> {
+        let holders = self.proposer.borrow().holders(at);
+        let address = |node| self.links[&node].address.clone();
+        let source = |Holder { node, end }: Holder| Source { node, address: address(node), end };
+        holders.into_iter().map(source).collect()
+    }
+
+    pub(super) fn reach(&self) -> Reach<'_> {
+        let (runtime, options) = (&self.runtime, &self.options);
+        Reach { runtime, options: &options.acceptor, key: options.key }
     }
 
     /// The tasks end when what is returned is dropped.
@@ -430,8 +476,8 @@ impl Session {
 
     pub(super) fn perform(&self, action: Action) {
         match action {
-            Action::Elected { term, term_start_lsn, donor } => {
-                self.elected.set(Some(Elected { term, term_start_lsn, donor }));
+            Action::Elected { term, term_start_lsn, .. } => {
+                self.elected.set(Some(Elected { term, term_start_lsn }));
             }
             Action::Committed { lsn } => {
                 self.relay.metrics.committed(lsn, self.runtime.now());
@@ -460,6 +506,7 @@ impl Session {
         *self.postgres_history.borrow_mut() = history;
         *self.window.borrow_mut() = Window::new(stream_from, WINDOW_BYTES);
         self.leading.set(true);
+        self.relay.unreadable.borrow_mut().clear();
         self.relay.metrics.counters.leading.set(1);
         self.proposer.borrow_mut().release();
         self.wake_all();

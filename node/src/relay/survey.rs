@@ -1,6 +1,7 @@
 //! What the acceptors are and hold, asked before anything is changed.
 
-use std::collections::BTreeMap;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
 
 use firn_core::consensus::membership::Membership;
 use firn_core::consensus::reseed::is_reseed_term;
@@ -13,6 +14,7 @@ use futures_util::future::join_all;
 use thiserror::Error;
 
 use super::acceptor::{self, ACCEPTOR_TIMEOUT, AcceptorError, AcceptorPosition, open_acceptor};
+use super::members_wal::Source;
 use super::options::RelayOptions;
 use super::postgres::connection::{Connection, ConnectionError, refusal, within};
 use super::primary::Primary;
@@ -118,10 +120,32 @@ impl Survey {
         Ok(Survey { membership, addresses, members })
     }
 
-    /// The member that knows the highest commit position, and that position.
-    pub fn most_committed(&self) -> (NodeId, Lsn) {
-        let positions = self.members.iter().map(|(id, found)| (*id, found.position.commit_lsn));
-        positions.max_by_key(|(_, lsn)| *lsn).expect("a quorum answered")
+    /// The positions that members know to be committed, the highest first. Not empty: a quorum answered.
+    pub fn committed(&self) -> Vec<Lsn> {
+        let mut committed: Vec<Lsn> =
+            self.members.values().map(|found| found.position.commit_lsn).collect();
+        committed.sort_unstable_by(|a, b| b.cmp(a));
+        committed.dedup();
+        committed
+    }
+
+    /// Members that have WAL at `at` and know it to be committed, who knows of most first.
+    pub fn sources(&self, at: Lsn) -> Vec<Source> {
+        let source = |(node, found): (&NodeId, &Surveyed)| Source {
+            node: *node,
+            address: self.addresses[node].clone(),
+            end: found.position.commit_lsn,
+        };
+        let all = self.members.iter().map(source);
+        let mut sources: Vec<Source> = all.filter(|source| source.end > at).collect();
+        sources.sort_by_key(|source| Reverse(source.end));
+        sources
+    }
+
+    /// Whether those that answered are a quorum without these.
+    pub fn can_do_without(&self, nodes: &BTreeSet<NodeId>) -> bool {
+        let others = |id: NodeId| self.members.contains_key(&id) && !nodes.contains(&id);
+        self.membership.is_quorum(others)
     }
 
     /// Whether any member holds WAL, or knows where it begins.

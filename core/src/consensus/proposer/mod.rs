@@ -10,13 +10,16 @@
 //! Invariants: a term is campaigned for once; the commit LSN never passes what a quorum has durable of this term, and never
 //! goes back; nothing is proposed past what the caller said is there.
 //!
-//! Read first: [`election`], then [`hold`], then [`streaming`]; [`peer`] is what is known of one acceptor.
+//! Read first: [`election`], then [`hold`], then [`streaming`]; [`peer`] is what is known of one acceptor, [`holders`] who can
+//! give which part of the log.
 
 mod election;
 mod hold;
+mod holders;
 mod peer;
 mod streaming;
 
+pub use holders::Holder;
 pub use peer::PeerStatus;
 
 use std::collections::{BTreeMap, VecDeque};

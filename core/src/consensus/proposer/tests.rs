@@ -409,3 +409,27 @@ fn a_reseed_writes_to_one_acceptor_only_and_commits_nothing() {
     let actions = proposer.message(NodeId(3), &response(term.0, Lsn(900), Lsn(0)));
     assert_eq!(actions, vec![Action::Stop(StopReason::Reseeded { lsn: Lsn(900), term })]);
 }
+
+#[test]
+fn who_has_which_part_of_the_elected_log() {
+    let holders = |proposer: &Proposer, at: u64| -> Vec<(u64, u64)> {
+        let all = proposer.holders(Lsn(at)).into_iter();
+        all.map(|holder| (holder.node.0, holder.end.0)).collect()
+    };
+    assert_eq!(holders(&campaigning(proposer(Role::Fence)), 0), [], "nobody before the election");
+    let mut proposer = elected(Role::Stream { start_lsn: START });
+    assert_eq!(holders(&proposer, 450), [(1, 900), (2, 500)]);
+    assert_eq!(holders(&proposer, 500), [(1, 900)]);
+    // A third member's log parts from the elected one at 400: what it has behind is none of it.
+    greet(&mut proposer, 3, 4);
+    assert!(matches!(next_message(&mut proposer, 3), ProposerMessage::VoteRequest(_)));
+    proposer.message(NodeId(3), &vote_of(6, true, 800, &[(3, 100), (4, 700)]));
+    assert_eq!(holders(&proposer, 300), [(1, 900), (2, 500), (3, 400)]);
+    assert_eq!(holders(&proposer, 400), [(1, 900), (2, 500)]);
+    // Whoever takes WAL has what it says is durable.
+    elected_message(&mut proposer, 2);
+    empty_append(&mut proposer, 2);
+    proposer.append(NodeId(2), Lsn(500), &[0; 400]).unwrap();
+    proposer.message(NodeId(2), &response(6, Lsn(900), Lsn(0)));
+    assert_eq!(holders(&proposer, 500), [(1, 900), (2, 900)], "the donor first");
+}
