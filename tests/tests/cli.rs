@@ -62,12 +62,13 @@ fn timeline_commands(folder: &Path) -> Vec<Vec<String>> {
     fs::create_dir_all(folder.join("base/pg_tblspc")).unwrap();
     fs::write(folder.join("base/PG_VERSION"), "15").unwrap();
     let (to, file) = (path("to"), path("file"));
-    let lines: [&[&str]; 8] = [
+    let lines: [&[&str]; 9] = [
         &["timeline", "show"],
         &["timeline", "fence"],
         &["timeline", "rebuild", "--base", &base, "--to", &to],
         &["timeline", "members", "add", "--node", "127.0.0.1:1"],
         &["timeline", "members", "remove", "--node-id", "7"],
+        &["timeline", "members", "finish"],
         &["timeline", "delete", "--yes"],
         &["wal", "dump"],
         &["postgres", "run", "--base", &base, "--to", &to],

@@ -23,11 +23,14 @@ fn a_lost_node_is_replaced_while_commits_go_on() {
         cluster.add_node(&options).unwrap();
         let added_url = cluster.nodes[3].url().unwrap();
         let added_id = cluster.nodes[3].ports().unwrap().node_id;
+        // The lost node may know of another change, as far as the command can tell.
+        let lost = lost_id.to_string();
         let add = ["timeline", "members", "add", "--limit-s", "60", "--node", &added_url];
-        let added = cluster.run_firn(&add);
+        let refused = cluster.run_firn(&add).unwrap_err().to_string();
+        assert!(refused.contains("gone for good (--gone)"), "{refused}");
+        let added = cluster.run_firn(&[&add[..], &["--gone", &lost]].concat());
         assert!(added.is_ok(), "{added:?}; the relay says:\n{}", cluster.relay.log_tail());
         cluster.commit("INSERT INTO t VALUES (20002)").unwrap();
-        let lost = lost_id.to_string();
         cluster.run_firn(&["timeline", "members", "remove", "--node-id", &lost]).unwrap();
         cluster.commit("INSERT INTO t VALUES (20003)").unwrap();
         let remove = ["timeline", "members", "remove", "--json", "--node-id", &lost];

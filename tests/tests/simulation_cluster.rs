@@ -4,7 +4,7 @@ use firn_tests::simulation::cluster::world::run;
 use firn_tests::simulation::runner::Runner;
 
 /// What every batch of seeds must have met.
-const MARKS: [&str; 36] = [
+const MARKS: [&str; 39] = [
     "acceptor.refused_unknown_timeline",
     "cluster.damaged_node_replaced",
     "cluster.fenced",
@@ -41,10 +41,13 @@ const MARKS: [&str; 36] = [
     "primary.half_record",
     "primary.lost_tail",
     "primary.overwrote_half_record",
+    "relay.turned_to_another_member",
+    "timeline.reseed_refused",
+    "timeline.reseeded",
 ];
 
 /// Seeds of a run that is told nothing: enough for every mark many times over.
-const SEEDS: u64 = 120;
+const SEEDS: u64 = 160;
 
 #[test]
 fn nothing_acknowledged_is_lost() {

@@ -4,7 +4,7 @@ use firn_tests::simulation::consensus::world::run;
 use firn_tests::simulation::runner::Runner;
 
 /// What every batch of seeds must have met.
-const MARKS: [&str; 34] = [
+const MARKS: [&str; 37] = [
     "fault.connection_cut",
     "fault.disk_emptied",
     "fault.disk_full",
@@ -18,6 +18,7 @@ const MARKS: [&str; 34] = [
     "fault.proposer_died",
     "fault.proposers_compete",
     "fault.term_bumped",
+    "fault.writes_forgotten",
     "members.added",
     "members.lost_disk_replaced",
     "members.removed",
@@ -27,6 +28,7 @@ const MARKS: [&str; 34] = [
     "node.full_disk_took_vote",
     "node.log_cut",
     "node.lost_writes",
+    "node.reseeded",
     "node.unanswered_writes_survive",
     "node.unknown_timeline_refused",
     "operator.goes_on",
@@ -39,6 +41,7 @@ const MARKS: [&str; 34] = [
     "proposer.gave_up",
     "proposer.refused_its_primary",
     "proposer.stopped",
+    "reseed.gave_up",
 ];
 
 #[test]

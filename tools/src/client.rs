@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use firn_core::api::{
     CreateTimeline, Deleted, ErrorBody, Fenced, MembershipSwitched, NodeStatus, TermBump,
     TermBumped, TimelineStatus,
@@ -11,6 +11,7 @@ use firn_core::consensus::membership::Membership;
 use firn_core::types::TimelineKey;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use thiserror::Error;
 use ureq::Agent;
 use ureq::http::{Response, StatusCode};
 
@@ -27,6 +28,15 @@ pub struct NodeClient {
     base: String,
     token: Option<String>,
     agent: Agent,
+}
+
+/// A node answered, and not as it was asked to.
+#[derive(Debug, Error)]
+#[error("{text}")]
+pub struct Refusal {
+    /// HTTP status.
+    pub status: u16,
+    text: String,
 }
 
 impl NodeClient {
@@ -176,7 +186,8 @@ impl NodeClient {
         }
         let text = answer.body_mut().read_to_string().unwrap_or_default();
         let message = serde_json::from_str::<ErrorBody>(&text).map_or(text, |error| error.msg);
-        bail!("node {}: {path}: {}: {}", self.base, answer.status(), message.trim())
+        let text = format!("node {}: {path}: {}: {}", self.base, answer.status(), message.trim());
+        Err(Refusal { status: answer.status().as_u16(), text }.into())
     }
 
     fn body<T: DeserializeOwned>(&self, path: &str, mut answer: Response<ureq::Body>) -> Result<T> {

@@ -9,6 +9,7 @@ use firn_core::api::TimelineStatus;
 use firn_core::consensus::acceptor::Standing;
 use firn_core::consensus::proposer::{Role, StopReason};
 use firn_core::consensus::reseed::reseed_term;
+use firn_core::marks;
 use firn_core::types::{Generation, TimelineKey};
 use futures_util::future::{Either, select};
 use futures_util::stream::{self, StreamExt};
@@ -92,6 +93,7 @@ async fn attempt(shard: &Shard, timeline: Rc<Timeline>) -> Option<TimelineKey> {
     match reseed(shard, &timeline).await {
         Ok(()) => {
             shard.metrics().counters.reseeds.increment();
+            marks::hit("timeline.reseeded");
             tracing::warn!(%tenant, timeline = %timeline_id, "timeline re-seeded: it votes and acknowledges again");
             None
         }
@@ -134,6 +136,7 @@ async fn reseed(shard: &Shard, timeline: &Rc<Timeline>) -> Result<(), String> {
                 break;
             }
             Err(errors) => {
+                marks::hit("timeline.reseed_refused");
                 reason = format!("too few of the other members agree: {errors}");
                 break;
             }

@@ -11,7 +11,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use firn_core::consensus::membership::Membership;
+use firn_core::consensus::membership::{Member, Membership};
 use firn_core::consensus::state::TimelineState;
 use firn_core::types::{Lsn, NodeId, Term};
 
@@ -252,6 +252,14 @@ impl Checks {
     }
 }
 
+fn members(membership: &Membership) -> String {
+    let ids = |list: &[Member]| -> Vec<u64> { list.iter().map(|member| member.id.0).collect() };
+    match &membership.new_members {
+        None => format!("{:?}", ids(&membership.members)),
+        Some(new) => format!("{:?} to {:?}", ids(&membership.members), ids(new)),
+    }
+}
+
 /// What the nodes have, for a violation's words.
 pub fn describe(nodes: &[NodeView<'_>]) -> String {
     let mut text = String::new();
@@ -259,9 +267,10 @@ pub fn describe(nodes: &[NodeView<'_>]) -> String {
         let state = node.state;
         write!(
             text,
-            "[node {} generation {} term {} last log term {} log {}..{} record end {} commit {}]",
+            "[node {} generation {} of {} term {} last log term {} log {}..{} record end {} commit {}]",
             node.id,
             state.membership.generation,
+            members(&state.membership),
             state.term,
             state.term_history.cut_at(state.record_end_lsn).last_term(),
             node.log.start,

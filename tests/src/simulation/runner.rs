@@ -9,8 +9,8 @@ use firn_core::marks;
 
 use super::checks::Violation;
 
-/// Failing seeds after which a batch stops.
-const FAILURES_MAX: usize = 5;
+/// Failing seeds after which a batch stops: a batch lists all that fail, but one in which everything fails ends.
+const FAILURES_MAX: usize = 50;
 
 /// Which seeds to run.
 #[derive(Debug, Clone, Copy)]
@@ -30,7 +30,8 @@ pub struct Report {
 }
 
 impl Runner {
-    /// `FIRN_SIMULATION_SEED` runs that seed alone; `FIRN_SIMULATION_SEEDS` says how many, otherwise `seeds`.
+    /// `FIRN_SIMULATION_SEED` runs that seed alone; `FIRN_SIMULATION_SEEDS` says how many, otherwise `seeds`, and
+    /// `FIRN_SIMULATION_FIRST` the first of them, otherwise 1.
     pub fn from_environment(seeds: u64) -> Runner {
         let runner = Runner::new(seeds, &|name| std::env::var(name).ok());
         if runner.replay {
@@ -53,7 +54,8 @@ impl Runner {
             Some(seed) => Runner { first: seed, count: 1, replay: true },
             None => {
                 let count = number("FIRN_SIMULATION_SEEDS").unwrap_or(seeds);
-                Runner { first: 1, count, replay: false }
+                let first = number("FIRN_SIMULATION_FIRST").unwrap_or(1);
+                Runner { first, count, replay: false }
             }
         }
     }
@@ -94,6 +96,8 @@ impl Runner {
                         match run_one(seed, &one) {
                             Ok(records) => drop(acknowledged.fetch_add(records, Ordering::Relaxed)),
                             Err(violation) => {
+                                // At once: a batch of thousands runs for hours.
+                                eprintln!("seed {seed}: {violation}");
                                 let mut failures =
                                     failures.lock().expect("no thread panics with it");
                                 failures.insert(seed, violation);

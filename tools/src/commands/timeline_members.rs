@@ -3,20 +3,24 @@
 //! What is asked of whom, and when it is safe, is [`MembershipChange`]'s. Every step can be repeated: the command continues
 //! a change that was interrupted.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clap::{Args, Subcommand};
-use firn_core::api::{AcceptorStatus, CreateTimeline, TermBump, TimelineStatus};
+use firn_core::api::{CreateTimeline, StandingStatus, TermBump, TimelineStatus};
 use firn_core::consensus::membership::{Member, Membership};
-use firn_core::consensus::membership_change::{LogEnd, MembershipChange, Standing};
+use firn_core::consensus::membership_change::{Known, LogEnd, MembershipChange, Standing};
 use firn_core::types::{NodeId, TimelineKey};
 
-use crate::client::NodeClient;
+use crate::client::{NodeClient, Refusal};
 use crate::clock::wait_until;
 use crate::commands::nodes::{KeyArguments, NodesArguments};
 use crate::commands::timeline::member;
+
+/// HTTP status of a node that does not hold the timeline.
+const NOT_FOUND: u16 = 404;
 
 /// A timeline's acceptors.
 #[derive(Debug, Subcommand)]
@@ -25,6 +29,8 @@ pub enum MembersCommand {
     Add(ChangeArguments),
     /// Remove a node; it may be gone already.
     Remove(RemoveArguments),
+    /// Bring a change that was interrupted to its end.
+    Finish(FinishArguments),
 }
 
 /// `firn timeline members add`.
@@ -37,12 +43,8 @@ pub struct ChangeArguments {
     /// HTTP address of the node to add.
     #[arg(long)]
     node: String,
-    /// How long the added node may take to catch up, in seconds.
-    #[arg(long, default_value_t = 600)]
-    limit_s: u64,
-    /// The membership that holds in the end as one JSON object.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    how: HowArguments,
 }
 
 /// `firn timeline members remove`.
@@ -55,7 +57,28 @@ pub struct RemoveArguments {
     /// Id of the node to remove.
     #[arg(long)]
     node_id: u64,
-    /// How long the remaining nodes may take to catch up, in seconds.
+    #[command(flatten)]
+    how: HowArguments,
+}
+
+/// `firn timeline members finish`.
+#[derive(Debug, Args)]
+pub struct FinishArguments {
+    #[command(flatten)]
+    nodes: NodesArguments,
+    #[command(flatten)]
+    key: KeyArguments,
+    #[command(flatten)]
+    how: HowArguments,
+}
+
+/// How a change is made.
+#[derive(Debug, Args)]
+pub struct HowArguments {
+    /// Id of a member that is gone for good, disk and all; may be repeated.
+    #[arg(long, value_name = "NODE_ID")]
+    gone: Vec<u64>,
+    /// How long the members to be may take to catch up, in seconds.
     #[arg(long, default_value_t = 600)]
     limit_s: u64,
     /// The membership that holds in the end as one JSON object.
@@ -69,28 +92,39 @@ impl MembersCommand {
         match self {
             MembersCommand::Add(arguments) => add(&arguments),
             MembersCommand::Remove(arguments) => remove(&arguments),
+            MembersCommand::Finish(arguments) => finish(&arguments),
         }
     }
 }
 
 fn add(arguments: &ChangeArguments) -> Result<()> {
     let added = arguments.nodes.client(&arguments.node);
-    let mut change = Change::find(&arguments.nodes, arguments.key.key())?;
+    let clients = arguments.nodes.clients();
+    let mut change = Change::find(clients, arguments.key.key(), &arguments.how)?;
     let new_member = member(&added)?;
-    let mut target = change.present.members.clone();
+    change.ask(added)?;
+    let mut target = change.newest()?.members.clone();
     if !target.iter().any(|member| member.id == new_member.id) {
         target.push(new_member);
     }
-    change.clients.push(added);
-    tell(&change.run(target, Duration::from_secs(arguments.limit_s))?, arguments.json)
+    change.run(target)
 }
 
 fn remove(arguments: &RemoveArguments) -> Result<()> {
-    let change = Change::find(&arguments.nodes, arguments.key.key())?;
-    let mut target = change.present.members.clone();
+    let clients = arguments.nodes.clients();
+    let change = Change::find(clients, arguments.key.key(), &arguments.how)?;
+    let mut target = change.newest()?.members.clone();
     target.retain(|member| member.id != NodeId(arguments.node_id));
     ensure!(!target.is_empty(), "node {} is the only member", arguments.node_id);
-    tell(&change.run(target, Duration::from_secs(arguments.limit_s))?, arguments.json)
+    change.run(target)
+}
+
+fn finish(arguments: &FinishArguments) -> Result<()> {
+    let clients = arguments.nodes.clients();
+    let change = Change::find(clients, arguments.key.key(), &arguments.how)?;
+    let newest = change.newest()?;
+    let target = newest.new_members.as_ref().unwrap_or(&newest.members).clone();
+    change.run(target)
 }
 
 fn tell(membership: &Membership, as_json: bool) -> Result<()> {
@@ -105,79 +139,161 @@ fn tell(membership: &Membership, as_json: bool) -> Result<()> {
 }
 
 /// A membership change driven over HTTP.
-struct Change {
+struct Change<'a> {
     key: TimelineKey,
-    /// The nodes that may be reached, old members and new.
-    clients: Vec<NodeClient>,
-    /// The membership of the highest generation that any node has.
-    present: Membership,
-    /// What one of the nodes knows of the timeline.
-    example: TimelineStatus,
+    how: &'a HowArguments,
+    /// The nodes that answer, old members and new, by their ids.
+    clients: BTreeMap<NodeId, NodeClient>,
+    /// What they know of the timeline.
+    statuses: BTreeMap<NodeId, Option<TimelineStatus>>,
 }
 
-impl Change {
-    fn find(nodes: &NodesArguments, key: TimelineKey) -> Result<Change> {
-        let statuses = nodes.statuses(key)?;
-        let newest = statuses.iter().max_by_key(|(_, status)| status.mconf.generation);
-        let (_, example) = newest.context("no node told about the timeline")?;
-        let (present, example) = (example.mconf.clone(), example.clone());
-        Ok(Change { key, clients: nodes.clients(), present, example })
+impl Change<'_> {
+    /// Asks all nodes what they know; one of them holds the timeline.
+    fn find(asked: Vec<NodeClient>, key: TimelineKey, how: &HowArguments) -> Result<Change<'_>> {
+        let mut change = Change { key, how, clients: BTreeMap::new(), statuses: BTreeMap::new() };
+        for client in asked {
+            if let Err(error) = change.ask(client) {
+                eprintln!("firn: {error:#}");
+            }
+        }
+        let holds = change.statuses.values().any(Option::is_some);
+        ensure!(holds, "no node told about timeline {key}");
+        Ok(change)
     }
 
-    /// Makes `target` the members; the membership that holds in the end. Says on standard error how far it is.
-    fn run(self, target: Vec<Member>, limit: Duration) -> Result<Membership> {
-        let Some(change) = MembershipChange::begin(&self.present, target)? else {
-            eprintln!("firn: nothing to change");
-            return Ok(self.present);
+    fn ask(&mut self, client: NodeClient) -> Result<()> {
+        let node = client.status()?;
+        let status = match client.timeline(self.key) {
+            Ok(status) => Some(status),
+            Err(error) if holds_none(&error) => {
+                eprintln!("firn: {error:#}");
+                None
+            }
+            Err(error) => return Err(error),
         };
-        self.create_where_missing(&change)?;
+        self.statuses.insert(node.id, status);
+        self.clients.insert(node.id, client);
+        Ok(())
+    }
+
+    fn known(&self) -> Known {
+        let membership =
+            |status: &Option<TimelineStatus>| status.as_ref().map(|status| status.mconf.clone());
+        self.statuses.iter().map(|(id, status)| (*id, membership(status))).collect()
+    }
+
+    fn newest(&self) -> Result<Membership> {
+        Ok(MembershipChange::newest(&self.known())?.clone())
+    }
+
+    /// Makes `target` the members, and tells the membership that holds in the end. Says on standard error how far it is.
+    fn run(self, target: Vec<Member>) -> Result<()> {
+        let gone = self.how.gone.iter().map(|id| NodeId(*id)).collect();
+        let held = match MembershipChange::begin(&self.known(), &gone, target)? {
+            Some(change) => self.make(&change)?,
+            None => {
+                eprintln!("firn: nothing to change");
+                let newest = self.newest()?;
+                // Somebody may have gone away between the last switch's nodes.
+                self.switch(&newest, &BTreeSet::new(), false)?;
+                newest
+            }
+        };
+        self.exclude_others(&held);
+        tell(&held, self.how.json)
+    }
+
+    fn make(&self, change: &MembershipChange) -> Result<Membership> {
+        for id in change.lost() {
+            eprintln!(
+                "firn: node {id} has lost the timeline; the change goes on without it. Replace it afterwards"
+            );
+        }
+        self.create_where_missing(change)?;
         let (joint, done) = (change.joint(), change.done());
-        let took_joint = self.switch(joint);
+        let took_joint = self.switch(joint, &change.created(), true)?;
         let goal = change.goal(&took_joint).with_context(|| too_few(joint, took_joint.len()))?;
         eprintln!("firn: generation {}: old and new members together", joint.generation);
-        self.wait_for_catch_up(&change, goal, limit)?;
-        let took_done: BTreeSet<NodeId> = self.switch(done).into_keys().collect();
+        self.wait_for_catch_up(change, goal, Duration::from_secs(self.how.limit_s))?;
+        let took_done: BTreeSet<NodeId> =
+            self.switch(done, &change.created(), false)?.into_keys().collect();
         ensure!(change.is_complete(&took_done), too_few(done, took_done.len()));
-        self.exclude_others(done);
         Ok(done.clone())
     }
 
-    /// Creates the timeline on added members that do not hold it.
+    /// Creates the timeline on added members that do not hold it. Nobody else hears of the change before all of them do.
     fn create_where_missing(&self, change: &MembershipChange) -> Result<()> {
-        let added = change.added();
+        let example = self.statuses.values().flatten().max_by_key(|status| status.mconf.generation);
+        let example = example.context("no node told about the timeline")?;
         let body = CreateTimeline {
             key: self.key,
             mconf: change.joint().clone(),
-            pg_version: self.example.pg_info.pg_version,
-            system_id: Some(self.example.pg_info.system_id),
-            wal_seg_size: Some(self.example.pg_info.wal_seg_size),
-            start_lsn: self.example.timeline_start_lsn,
+            pg_version: example.pg_info.pg_version,
+            system_id: Some(example.pg_info.system_id),
+            wal_seg_size: Some(example.pg_info.wal_seg_size),
+            start_lsn: example.timeline_start_lsn,
             commit_lsn: None,
         };
-        for client in &self.clients {
-            let Ok(status) = client.status() else { continue };
-            if added.contains(&status.id) {
-                client.create(&body)?;
+        let stale = change.stale(&self.known());
+        for id in change.created() {
+            let client = self.clients.get(&id).with_context(|| {
+                format!("node {id} does not answer; if it is gone for good, say --gone {id}")
+            })?;
+            if stale.contains(&id) {
+                eprintln!(
+                    "firn: node {id} holds the timeline from an earlier time: deleting it there"
+                );
+                client.exclude(self.key, &change.before())?;
             }
+            client.create(&body)?;
         }
         Ok(())
     }
 
-    /// Switches every node of the membership that can be reached; where those stand that took it.
-    fn switch(&self, membership: &Membership) -> BTreeMap<NodeId, Standing> {
+    /// Switches every node of the membership that answers, the lowest id first; where those stand that took it and can be
+    /// relied on. With `alone` it ends at the first that refuses: another change has begun there.
+    fn switch(
+        &self,
+        membership: &Membership,
+        created: &BTreeSet<NodeId>,
+        alone: bool,
+    ) -> Result<BTreeMap<NodeId, Standing>> {
         let mut took = BTreeMap::new();
-        for client in &self.clients {
-            let switched = client.status().and_then(|status| {
-                if !membership.contains(status.id) {
-                    return Ok(());
+        for (id, client) in self.clients.iter().filter(|(id, _)| membership.contains(**id)) {
+            if !created.contains(id) && !self.may_take(*id, membership) {
+                continue;
+            }
+            if let Err(error) = client.switch_membership(self.key, membership) {
+                if alone && error.is::<Refusal>() {
+                    return Err(error.context(format!(
+                        "node {id} does not take generation {}; run the command again",
+                        membership.generation
+                    )));
                 }
-                client.switch_membership(self.key, membership)?;
-                took.insert(status.id, standing(&client.timeline(self.key)?));
-                Ok(())
-            });
-            switched.unwrap_or_else(|error| eprintln!("firn: {error:#}"));
+                eprintln!("firn: {error:#}");
+                continue;
+            }
+            match client.timeline(self.key) {
+                Ok(status) => took.extend(Standing::of(&status).map(|standing| (*id, standing))),
+                Err(error) => eprintln!("firn: {error:#}"),
+            }
         }
-        took
+        Ok(took)
+    }
+
+    /// Whether a node, by what it said at first, can be relied on and does not know better already.
+    fn may_take(&self, id: NodeId, membership: &Membership) -> bool {
+        let Some(Some(status)) = self.statuses.get(&id) else { return false };
+        let known = &status.mconf;
+        if status.standing != StandingStatus::Whole {
+            return false;
+        }
+        match known.generation.cmp(&membership.generation) {
+            Ordering::Less => true,
+            Ordering::Equal => known.has_members_of(membership),
+            Ordering::Greater => false,
+        }
     }
 
     fn wait_for_catch_up(
@@ -192,16 +308,12 @@ impl Change {
         );
         let caught_up = || {
             let mut standings = BTreeMap::new();
-            for client in &self.clients {
-                let Ok(node) = client.status() else { continue };
-                if !change.done().contains(node.id) {
-                    continue;
-                }
+            for (id, client) in self.clients.iter().filter(|(id, _)| change.done().contains(**id)) {
                 let raised = client.bump_term(self.key, TermBump { term: Some(goal.term) });
                 if raised.is_ok()
                     && let Ok(status) = client.timeline(self.key)
                 {
-                    standings.insert(node.id, standing(&status));
+                    standings.extend(Standing::of(&status).map(|standing| (*id, standing)));
                 }
             }
             Ok(change.has_caught_up(goal, &standings).then_some(()))
@@ -215,23 +327,16 @@ impl Change {
 
     /// Removes the timeline from nodes that are no members any more, where they can be reached.
     fn exclude_others(&self, done: &Membership) {
-        for client in &self.clients {
-            let excluded = client.status().and_then(|status| {
-                if done.contains(status.id) {
-                    return Ok(());
-                }
-                client.exclude(self.key, done).map(|_| ())
-            });
-            if let Err(error) = excluded {
+        for client in self.clients.iter().filter(|(id, _)| !done.contains(**id)).map(|(_, c)| c) {
+            if let Err(error) = client.exclude(self.key, done) {
                 eprintln!("firn: {error:#}");
             }
         }
     }
 }
 
-fn standing(status: &TimelineStatus) -> Standing {
-    let AcceptorStatus { term, epoch, .. } = status.acceptor_state;
-    Standing { term, log_end: LogEnd { last_log_term: epoch, lsn: status.flush_lsn } }
+fn holds_none(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<Refusal>().is_some_and(|refusal| refusal.status == NOT_FOUND)
 }
 
 fn too_few(membership: &Membership, took: usize) -> String {

@@ -9,8 +9,26 @@ fn present(ids: &[u64]) -> Membership {
     Membership { generation: Generation(4), members: members(ids), new_members: None }
 }
 
+/// All of these say the same.
+fn all_know(ids: &[u64], membership: &Membership) -> Known {
+    ids.iter().map(|id| (NodeId(*id), Some(membership.clone()))).collect()
+}
+
+fn change(
+    known: &Known,
+    gone: &[u64],
+    target: &[u64],
+) -> Result<Option<MembershipChange>, MembershipChangeError> {
+    let gone = gone.iter().map(|id| NodeId(*id)).collect();
+    MembershipChange::begin(known, &gone, members(target))
+}
+
 fn begin(old: &[u64], new: &[u64]) -> MembershipChange {
-    MembershipChange::begin(&present(old), members(new)).unwrap().unwrap()
+    change(&all_know(old, &present(old)), &[], new).unwrap().unwrap()
+}
+
+fn set(ids: &[u64]) -> BTreeSet<NodeId> {
+    ids.iter().map(|id| NodeId(*id)).collect()
 }
 
 /// Of (node, term, last log term, end of the log).
@@ -34,7 +52,9 @@ fn a_replacement_goes_over_a_joint_membership() {
     assert_eq!((&done.members, &done.new_members), (&members(&[1, 2, 4]), &None));
     assert_eq!(change.added(), BTreeSet::from([NodeId(4)]));
     // Interrupted behind the first switch, it goes on with the same generations.
-    let again = MembershipChange::begin(joint, members(&[4, 2, 1])).unwrap().unwrap();
+    let mut known = all_know(&[1, 2], joint);
+    known.insert(NodeId(4), Some(joint.clone()));
+    let again = super::tests::change(&known, &[], &[4, 2, 1]).unwrap().unwrap();
     assert_eq!((again.joint(), again.done().generation), (joint, Generation(6)));
 }
 
@@ -73,14 +93,99 @@ fn a_change_is_complete_with_a_majority_of_the_new_members() {
 
 #[test]
 fn what_cannot_begin_says_why() {
-    let nothing = MembershipChange::begin(&present(&[1, 2]), members(&[2, 1])).unwrap();
-    assert_eq!(nothing, None);
-    let refused = |present: &Membership, ids: &[u64]| {
-        MembershipChange::begin(present, members(ids)).unwrap_err()
-    };
-    assert_eq!(refused(&Membership::default(), &[1]), MembershipChangeError::NoMembership);
-    assert_eq!(refused(&present(&[1]), &[]), MembershipChangeError::NoMembers);
+    let two = present(&[1, 2]);
+    assert_eq!(change(&all_know(&[1, 2], &two), &[], &[2, 1]).unwrap(), None);
+    let refused = |known: &Known, ids: &[u64]| change(known, &[], ids).unwrap_err();
+    let on_push = all_know(&[1], &Membership::default());
+    assert_eq!(refused(&on_push, &[1]), MembershipChangeError::NoMembership);
+    assert_eq!(
+        refused(&Known::from([(NodeId(1), None)]), &[1]),
+        MembershipChangeError::NobodyHoldsIt
+    );
+    assert_eq!(refused(&all_know(&[1, 2], &two), &[]), MembershipChangeError::NoMembers);
     let joint = begin(&[1, 2, 3], &[1, 2, 4]).joint().clone();
-    let target = BTreeSet::from([NodeId(1), NodeId(2), NodeId(4)]);
-    assert_eq!(refused(&joint, &[1, 2, 3]), MembershipChangeError::AnotherUnderWay { target });
+    let target = set(&[1, 2, 4]);
+    let known = all_know(&[1, 2, 4], &joint);
+    assert_eq!(refused(&known, &[1, 2, 3]), MembershipChangeError::AnotherUnderWay { target });
+}
+
+#[test]
+fn members_that_stay_are_asked_before_a_change_begins() {
+    let three = present(&[1, 2, 3]);
+    let known = all_know(&[1, 2], &three);
+    let silent = MembershipChangeError::Silent { nodes: set(&[3]) };
+    assert_eq!(change(&known, &[], &[1, 2, 3, 4]), Err(silent));
+    // Who is gone for good knows nothing any more, nor does who lost its disk; who is removed need not answer.
+    assert!(change(&known, &[3], &[1, 2, 3, 4]).unwrap().is_some());
+    let lost = Known::from_iter(known.clone().into_iter().chain([(NodeId(3), None)]));
+    assert!(change(&lost, &[], &[1, 2, 3, 4]).unwrap().is_some());
+    assert!(change(&known, &[], &[1, 2]).unwrap().is_some());
+    let few = MembershipChangeError::TooFew { holding: 1, members: set(&[1, 2, 3]) };
+    assert_eq!(change(&all_know(&[1], &three), &[2, 3], &[1]), Err(few));
+    // Of five two are lost: without a third nobody could decide among the other four.
+    let mut known = all_know(&[1, 2, 5], &present(&[1, 2, 3, 4, 5]));
+    known.extend([(NodeId(3), None), (NodeId(4), None)]);
+    let few = MembershipChangeError::TooFewOfTarget { holding: 2, target: set(&[1, 2, 3, 4]) };
+    assert_eq!(change(&known, &[], &[1, 2, 3, 4]), Err(few));
+}
+
+/// Otherwise it could vote with a log that lacks what the second switch relied on: it had caught up when that was made.
+#[test]
+fn an_added_node_that_lost_the_timeline_is_not_created_again() {
+    let three = present(&[1, 2, 3]);
+    let joint = begin(&[1, 2, 3], &[1, 2, 3, 4]).joint().clone();
+    // Nobody but the added node has heard of the change, or not even that: it is made to hold the timeline.
+    let mut known = all_know(&[1, 2, 3], &three);
+    known.insert(NodeId(4), None);
+    let fresh = change(&known, &[], &[1, 2, 3, 4]).unwrap().unwrap();
+    assert_eq!((fresh.created(), fresh.lost()), (set(&[4]), &set(&[])));
+    // What it holds from an earlier time is deleted first.
+    let mut stale = known.clone();
+    stale.insert(NodeId(4), Some(Membership { generation: Generation(2), ..three.clone() }));
+    let again = change(&stale, &[], &[1, 2, 3, 4]).unwrap().unwrap();
+    assert_eq!((again.stale(&stale), again.before()), (set(&[4]), three.clone()));
+    assert_eq!(again.stale(&known), set(&[]));
+    // One old member has.
+    known.insert(NodeId(3), Some(joint.clone()));
+    let again = change(&known, &[], &[1, 2, 3, 4]).unwrap().unwrap();
+    assert_eq!((again.created(), again.lost()), (set(&[]), &set(&[4])));
+    // The change is completed by a majority of the others.
+    let goal = again.goal(&standings(&[(1, 2, 2, 100), (2, 2, 2, 90), (3, 2, 2, 90)])).unwrap();
+    let at_goal =
+        |ids: &[u64]| standings(&ids.iter().map(|id| (*id, 2, 2, 100)).collect::<Vec<_>>());
+    assert!(!again.has_caught_up(goal, &at_goal(&[1, 2])));
+    assert!(again.has_caught_up(goal, &at_goal(&[1, 2, 3])));
+    // The same of one that is gone for good.
+    known.remove(&NodeId(4));
+    assert_eq!(change(&known, &[4], &[1, 2, 3, 4]).unwrap().unwrap().lost(), &set(&[4]));
+}
+
+#[test]
+fn of_two_changes_begun_at_once_one_is_gone_on_with() {
+    let four = present(&[1, 2, 3, 4]);
+    let joint = |target: &[u64]| {
+        change(&all_know(&[1, 2, 3, 4], &four), &[], target).unwrap().unwrap().joint().clone()
+    };
+    let (one, other) = (joint(&[1, 2, 3, 4, 5]), joint(&[1, 2, 3]));
+    let known = |list: &[(u64, &Membership)]| -> Known {
+        list.iter().map(|(id, membership)| (NodeId(*id), Some((*membership).clone()))).collect()
+    };
+    // Three can still take the first, three can take the other: more did take the first.
+    let free = known(&[(1, &one), (2, &one), (3, &other), (4, &four)]);
+    assert_eq!(change(&free, &[], &[1, 2, 3, 4, 5]).unwrap().unwrap().joint(), &one);
+    let target = set(&[1, 2, 3, 4, 5]);
+    assert_eq!(
+        change(&free, &[], &[1, 2, 3]),
+        Err(MembershipChangeError::AnotherUnderWay { target })
+    );
+    // Nobody ever gets three of four: a third change begins, of a generation that neither had.
+    let tie = known(&[(1, &one), (2, &one), (3, &other), (4, &other)]);
+    let third = change(&tie, &[], &[1, 2, 3]).unwrap().unwrap();
+    assert_eq!((third.joint().generation, third.done().generation), (Generation(6), Generation(7)));
+    assert_eq!(third.joint().members, four.members);
+    // With the fourth's answer missing, the first may have had three and been completed.
+    let lost = known(&[(1, &one), (2, &one), (3, &other)]);
+    let undecided =
+        MembershipChangeError::Undecided { generation: Generation(5), unknown: set(&[4]) };
+    assert_eq!(change(&lost, &[4], &[1, 2, 3]), Err(undecided));
 }

@@ -41,7 +41,7 @@ impl Faults {
     /// One fault, or the end of one.
     pub fn inject(&mut self, world: &mut World) {
         let node = world.random.index(world.nodes.len());
-        let happened = match world.random.below(36) {
+        let happened = match world.random.below(38) {
             0..2 => isolate(world, node),
             2..4 => cut_one_way(world, node),
             4..12 => repair(world),
@@ -57,7 +57,8 @@ impl Faults {
             29..31 => start_changing(world),
             31..33 => stop_changing(world),
             33..35 => damage(world, node),
-            _ => promote_primary(world),
+            35 => promote_primary(world),
+            _ => start_changing(world),
         };
         if happened {
             self.count += 1;
@@ -105,13 +106,6 @@ impl Faults {
             kill_node(world, node);
         }
         repair(world);
-        // A relay keeps asking the node that has most, also when that node cannot read all of it any more: somebody takes
-        // a node with a rotten disk out of service.
-        for node in 0..world.nodes.len() {
-            if world.nodes[node].rotten {
-                kill_node(world, node);
-            }
-        }
     }
 }
 
@@ -128,9 +122,12 @@ fn damage(world: &mut World, node: usize) -> bool {
         world.simulation.empty_disk(machine);
     } else {
         marks::hit("fault.rot");
-        world.nodes[node].rotten = true;
         let bits = 1 + world.random.below(20);
         world.simulation.rot(machine, JOURNAL, bits);
+        if world.random.percent(50) {
+            // It cannot ask the others either, until somebody looks after it.
+            isolate(world, node);
+        }
     }
     world.start_node(node);
     true

@@ -30,8 +30,6 @@ pub struct NodeMachine {
     pub shards: usize,
     /// The disk was emptied or rotted once: it may have lost what it acknowledged.
     pub damaged: bool,
-    /// The damage was rot, which may show late: where WAL is read again.
-    pub rotten: bool,
     /// The disk misbehaves at the moment.
     pub sick: bool,
     /// The durable state when it was last looked at.
@@ -77,7 +75,6 @@ impl NodeMachine {
             machine: simulation.add_machine(&format!("node-{id}")),
             shards,
             damaged: false,
-            rotten: false,
             sick: false,
             last_seen: None,
             leaves: false,

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use firn_core::api::{CreateTimeline, TermBump, TimelineStatus};
 use firn_core::consensus::membership::{Member, Membership, majority_of};
-use firn_core::consensus::membership_change::{LogEnd, MembershipChange, Standing};
+use firn_core::consensus::membership_change::{Known, MembershipChange, Standing};
 use firn_core::marks;
 use firn_core::types::{NodeId, TimelineKey};
 use firn_node::runtime::Runtime;
@@ -59,31 +59,37 @@ impl Work {
     /// Changes the members once, or finds that nothing is to be done, or gives up.
     pub async fn run(&self, runtime: &Runtime) {
         let statuses = self.statuses(runtime).await;
-        let Some(example) = statuses.values().max_by_key(|status| status.mconf.generation) else {
-            return;
-        };
-        let present = &example.mconf;
-        let answered = present.members.iter().filter(|member| statuses.contains_key(&member.id));
-        if answered.count() < majority_of(present.members.len()) {
-            return;
-        }
-        let target = match &present.new_members {
+        let known: Known = statuses
+            .iter()
+            .map(|(id, status)| (*id, status.as_ref().map(|status| status.mconf.clone())))
+            .collect();
+        let Ok(newest) = MembershipChange::newest(&known) else { return };
+        let target = match &newest.new_members {
             Some(under_way) => {
                 marks::hit("operator.goes_on");
                 under_way.clone()
             }
             None if self.only_finish => return self.idle.set(true),
-            None => match self.draw_target(present) {
+            None => match self.draw_target(newest) {
                 Some(target) => target,
                 None => return,
             },
         };
-        if let Ok(Some(change)) = MembershipChange::begin(present, target) {
-            self.change(runtime, &change, example).await;
+        // Disks that were damaged and nodes that do not answer for it are for their operators to tell.
+        let begun = MembershipChange::begin(&known, &self.damaged, target);
+        let example = statuses.values().flatten().max_by_key(|status| status.mconf.generation);
+        if let (Ok(Some(change)), Some(example)) = (begun, example) {
+            self.change(runtime, &change, &change.stale(&known), example).await;
         }
     }
 
-    async fn change(&self, runtime: &Runtime, change: &MembershipChange, example: &TimelineStatus) {
+    async fn change(
+        &self,
+        runtime: &Runtime,
+        change: &MembershipChange,
+        stale: &BTreeSet<NodeId>,
+        example: &TimelineStatus,
+    ) {
         self.note(Note::Issue(change.joint().clone()));
         let body = CreateTimeline {
             key: self.key,
@@ -94,7 +100,12 @@ impl Work {
             start_lsn: example.timeline_start_lsn,
             commit_lsn: None,
         };
-        for door in self.doors.iter().filter(|door| change.added().contains(&door.id)) {
+        for door in self.doors.iter().filter(|door| change.created().contains(&door.id)) {
+            if stale.contains(&door.id) {
+                self.note(Note::Exclude(door.id));
+                let (key, before) = (self.key, change.before());
+                self.ask(runtime, door, |reply| Request::Exclude(key, before, reply)).await;
+            }
             let body = body.clone();
             if self.ask(runtime, door, |reply| Request::Create(body, reply)).await.is_none() {
                 return;
@@ -174,25 +185,24 @@ impl Work {
         took
     }
 
-    async fn statuses(&self, runtime: &Runtime) -> BTreeMap<NodeId, TimelineStatus> {
+    /// Of the nodes that answer: what they know of the timeline, or that they do not hold it.
+    async fn statuses(&self, runtime: &Runtime) -> BTreeMap<NodeId, Option<TimelineStatus>> {
         let mut statuses = BTreeMap::new();
         for door in &self.doors {
-            if let Some(status) = self.status(runtime, door).await {
-                statuses.insert(door.id, status);
+            let key = self.key;
+            match self.answer(runtime, door, |reply| Request::Status(key, reply)).await {
+                Some(Ok(status)) => drop(statuses.insert(door.id, Some(status))),
+                Some(Err(ManagementError::NotFound(_))) => drop(statuses.insert(door.id, None)),
+                Some(Err(_)) | None => {}
             }
         }
         statuses
     }
 
     async fn standing(&self, runtime: &Runtime, door: &Door) -> Option<Standing> {
-        let status = self.status(runtime, door).await?;
-        let (term, last_log_term) = (status.acceptor_state.term, status.acceptor_state.epoch);
-        Some(Standing { term, log_end: LogEnd { last_log_term, lsn: status.flush_lsn } })
-    }
-
-    async fn status(&self, runtime: &Runtime, door: &Door) -> Option<TimelineStatus> {
         let key = self.key;
-        self.ask(runtime, door, |reply| Request::Status(key, reply)).await
+        let status = self.ask(runtime, door, |reply| Request::Status(key, reply)).await?;
+        Standing::of(&status)
     }
 
     /// `None`: no answer in time, or a refusal.
@@ -202,14 +212,23 @@ impl Work {
         door: &Door,
         request: impl FnOnce(Reply<T>) -> Request,
     ) -> Option<T> {
+        self.answer(runtime, door, request).await?.ok()
+    }
+
+    /// `None`: no answer in time.
+    async fn answer<T: Send + 'static>(
+        &self,
+        runtime: &Runtime,
+        door: &Door,
+        request: impl FnOnce(Reply<T>) -> Request,
+    ) -> Option<Result<T, ManagementError>> {
         let handle = door.handle()?;
         let asking = std::pin::pin!(handle.ask(self.key.tenant_id, request));
         let late = std::pin::pin!(runtime.sleep(ANSWER_MAX));
-        let answer: Result<T, ManagementError> = match select(asking, late).await {
-            Either::Left((answer, _)) => answer,
-            Either::Right(_) => return None,
-        };
-        answer.ok()
+        match select(asking, late).await {
+            Either::Left((answer, _)) => Some(answer),
+            Either::Right(_) => None,
+        }
     }
 
     fn note(&self, note: Note) {

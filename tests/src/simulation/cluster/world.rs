@@ -316,7 +316,7 @@ impl World {
             let node = &mut self.nodes[index];
             if gone.contains(&node.id) && node.damaged {
                 marks::hit("cluster.damaged_node_replaced");
-                (node.damaged, node.rotten) = (false, false);
+                node.damaged = false;
                 node.forget_timeline();
                 if self.simulation.is_running(node.machine) {
                     node.kill(&self.simulation);
@@ -459,10 +459,6 @@ impl World {
     /// A change of members that was begun comes to its end, and then every member gives out the same committed bytes.
     fn finish_change(&mut self) -> Result<(), Violation> {
         self.stop_changing();
-        if self.nodes.iter().any(|node| node.rotten) {
-            // It is out of service, and may be one that has to catch up.
-            return Ok(());
-        }
         for _ in 0..CHANGES_MAX {
             let Some(idle) = self.start_changing(true) else { continue };
             let changer = self.changer;

@@ -29,6 +29,15 @@ pub enum Event {
     Committed(Lsn),
     /// A fence is complete: older terms commit nothing past this.
     Fenced(Lsn),
+    /// The acceptor that it re-seeds has all that can have been committed; an invalid LSN: there is no WAL.
+    Reseeded {
+        /// End of its log.
+        lsn: Lsn,
+        /// The term that the others promised.
+        term: Term,
+    },
+    /// It counted members of an old membership: another proposer may begin with this one.
+    Outdated(Membership),
     /// It gives up; another proposer may begin.
     Stop(String),
 }
@@ -143,7 +152,9 @@ impl CoreProposer {
             Action::Committed { lsn } => Event::Committed(lsn),
             Action::Disconnect { node, .. } => Event::Disconnect(index(node)),
             Action::Stop(StopReason::Fenced { lsn, .. }) => Event::Fenced(lsn),
-            Action::Stop(reason) => Event::Stop(reason.to_string()),
+            Action::Stop(StopReason::Reseeded { lsn, term }) => Event::Reseeded { lsn, term },
+            Action::Stop(StopReason::Membership { membership }) => Event::Outdated(membership),
+            Action::Stop(reason @ StopReason::HigherTerm { .. }) => Event::Stop(reason.to_string()),
         });
     }
 

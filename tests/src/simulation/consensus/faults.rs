@@ -24,7 +24,7 @@ impl Faults {
     /// One fault, or the end of one.
     pub fn inject(&mut self, world: &mut World) -> Result<(), Violation> {
         let node = world.random.index(world.nodes.len());
-        let happened = match world.random.below(28) {
+        let happened = match world.random.below(30) {
             0..4 => cut_connection(world),
             4..6 => partition(world, node),
             6..8 => {
@@ -43,6 +43,7 @@ impl Faults {
             22 => promote_primary(world),
             23..25 => rebuild_primary(world),
             25 => bump_term(world, node)?,
+            26..28 => forget_writes(world, node),
             _ => fill_disk(world, node),
         };
         if happened {
@@ -114,6 +115,16 @@ fn empty_disk(world: &mut World, node: usize) -> bool {
     }
     marks::hit("fault.disk_emptied");
     world.empty_disk(node);
+    true
+}
+
+/// A disk forgets its last writes, answered or not, and the node knows: rot under acknowledged frames. Within the same
+/// bound as [`empty_disk`].
+fn forget_writes(world: &mut World, node: usize) -> bool {
+    if !world.nodes[node].is_whole() || !world.may_lose(node) || !world.forget_writes(node) {
+        return false;
+    }
+    marks::hit("fault.writes_forgotten");
     true
 }
 

@@ -3,8 +3,9 @@
 //!
 //! Fault model: messages are delayed without bound and reordered between connections; connections are cut with all in
 //! flight; links are silent in one direction or both; a node dies and keeps any prefix of its unanswered writes; a
-//! disk is full or emptied; members are added, removed and replaced by operators who walk away; a proposer dies, several compete; the primary dies, loses its unflushed tail, leaves half a record,
-//! comes back as an older copy of itself, is promoted, is rebuilt from what is committed.
+//! disk is full or emptied, or forgets answered writes, after which its node is re-seeded; members are added, removed and
+//! replaced by operators who walk away; a proposer dies, several compete; the primary dies, loses its unflushed tail, leaves
+//! half a record, comes back as an older copy of itself, is promoted, is rebuilt from what is committed.
 //!
 //! Read first: [`world`] (one run), then [`faults`], [`node`], [`actor`], [`operator`].
 

@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use firn_core::consensus::acceptor::{Acceptor, Mark, Reply, Step, When, create_on_push};
+use firn_core::consensus::acceptor::{
+    Acceptor, Mark, Reply, Standing as Trust, Step, When, create_on_push,
+};
 use firn_core::consensus::change::{Change, Create};
 use firn_core::consensus::membership::Membership;
 use firn_core::consensus::membership_change::{LogEnd, Standing};
@@ -14,6 +16,9 @@ use firn_core::wire::walproposer::{AcceptorMessage, ProposerMessage, ProtocolVer
 use super::network::ConnectionName;
 use crate::simulation::checks::{Log, NodeView};
 use crate::simulation::random::Random;
+
+/// Once in so many flushes the disk's state is kept, to go back to it.
+const FLUSHES_PER_LOOK: u64 = 40;
 
 /// One change as the disk has it: its WAL is its own.
 #[derive(Debug, Clone)]
@@ -145,8 +150,13 @@ pub struct Node {
     pub id: NodeId,
     key: TimelineKey,
     disk: Option<Disk>,
-    /// What was on the disk that was lost, or of the timeline when it was deleted: an answer about it may be under way.
-    lost_disk: Option<Disk>,
+    /// The disk as it was some writes ago.
+    earlier: Option<Disk>,
+    /// The disk went back to an earlier state, and its recovery noticed: what it forgot was acknowledged.
+    forgot: bool,
+    /// What was on disks that were lost or forgot, and of the timeline when it was deleted: an answer about it may be under
+    /// way.
+    lost_disks: Vec<Disk>,
     process: Option<Process>,
     /// There is no room for WAL; votes, terms and the like have their reserve.
     full: bool,
@@ -163,13 +173,23 @@ pub struct Outgoing {
 impl Node {
     /// A node that runs and knows nothing.
     pub fn new(id: NodeId, key: TimelineKey) -> Node {
-        Node { id, key, disk: None, lost_disk: None, process: None, full: false }
+        Node {
+            id,
+            key,
+            disk: None,
+            earlier: None,
+            forgot: false,
+            lost_disks: Vec::new(),
+            process: None,
+            full: false,
+        }
     }
 
     /// The timeline is made here, durably.
     pub fn create(&mut self, create: &Create) {
         let state = TimelineState::create(create);
         self.disk = Some(Disk { state, log: Log { start: create.start_lsn, bytes: Vec::new() } });
+        (self.earlier, self.forgot) = (None, false);
         self.start();
     }
 
@@ -177,8 +197,7 @@ impl Node {
     pub fn exclude(&mut self, membership: &Membership) {
         let own = self.membership().map(|own| own.generation);
         if !membership.contains(self.id) && own.is_some_and(|own| own < membership.generation) {
-            self.lost_disk = self.disk.take();
-            self.process = None;
+            self.lose_disk();
         }
     }
 
@@ -197,9 +216,13 @@ impl Node {
         self.process.as_ref().map_or(Lsn::INVALID, |process| process.acceptor.commit_lsn())
     }
 
-    /// How far the running acceptor is, once all that it was told is durable.
+    /// How far the running acceptor is, once all that it was told is durable. Of one that may have forgotten something it
+    /// says nothing.
     pub fn standing(&self) -> Option<Standing> {
         let acceptor = &self.process.as_ref()?.acceptor;
+        if acceptor.standing() != Trust::Whole {
+            return None;
+        }
         let log_end = LogEnd { last_log_term: acceptor.last_log_term(), lsn: acceptor.flush_lsn() };
         Some(Standing { term: acceptor.term(), log_end })
     }
@@ -214,21 +237,40 @@ impl Node {
         self.disk.is_some()
     }
 
+    /// Whether it has the timeline, and knows all that it promised.
+    pub fn is_whole(&self) -> bool {
+        self.disk.is_some() && !self.forgot
+    }
+
+    /// Whether it runs, and waits to be re-seeded.
+    pub fn is_suspect(&self) -> bool {
+        self.forgot && self.process.is_some()
+    }
+
+    /// The term that the running acceptor knows.
+    pub fn term(&self) -> Option<Term> {
+        self.process.as_ref().map(|process| process.acceptor.term())
+    }
+
     /// The durable state and log.
     pub fn view(&self) -> Option<NodeView<'_>> {
         self.disk.as_ref().map(|disk| disk.view(self.id))
     }
 
-    /// What is durable here, and what was when the disk was lost.
+    /// What is durable here, and what was when disks were lost.
     pub fn views_ever(&self) -> impl Iterator<Item = NodeView<'_>> {
-        self.disk.iter().chain(&self.lost_disk).map(|disk| disk.view(self.id))
+        self.disk.iter().chain(&self.lost_disks).map(|disk| disk.view(self.id))
     }
 
     /// Starts the process from what is durable.
     pub fn start(&mut self) {
         let Some(disk) = &self.disk else { return };
+        let mut acceptor = Acceptor::new(self.key, self.id, disk.state.clone());
+        if self.forgot {
+            acceptor.distrust();
+        }
         self.process = Some(Process {
-            acceptor: Acceptor::new(self.key, self.id, disk.state.clone()),
+            acceptor,
             in_flight: VecDeque::new(),
             written: 0,
             durable: 0,
@@ -258,7 +300,39 @@ impl Node {
     /// The disk is replaced by an empty one.
     pub fn lose_disk(&mut self) {
         self.process = None;
-        self.lost_disk = self.disk.take();
+        self.lost_disks.extend(self.disk.take());
+        (self.earlier, self.forgot) = (None, false);
+    }
+
+    /// The process dies and the disk goes back to how it was some writes ago; false when nobody looked at it then.
+    pub fn forget_writes(&mut self) -> bool {
+        let Some(earlier) = self.earlier.take() else { return false };
+        self.process = None;
+        self.lost_disks.extend(self.disk.replace(earlier));
+        self.forgot = true;
+        true
+    }
+
+    /// A majority of the others promised `floor`: the acceptor takes part from there on. `None` when it cannot.
+    pub fn begin_seeding(&mut self, floor: Term) -> Option<Vec<Cut>> {
+        let process = self.process.as_mut().filter(|_| self.forgot)?;
+        let step = process.acceptor.begin_seeding(floor).ok()?;
+        process.queue(&step);
+        Some(self.flush_all())
+    }
+
+    /// The acceptor has all that can have been committed, and its disk says so from now on.
+    pub fn become_whole(&mut self) {
+        if let Some(process) = self.process.as_mut().filter(|_| self.forgot) {
+            marks::hit("node.reseeded");
+            process.acceptor.trust();
+            (self.earlier, self.forgot) = (None, false);
+        }
+    }
+
+    /// Whether it has just come to have all that can have been committed.
+    pub fn is_seeded(&self) -> bool {
+        self.forgot && self.process.as_ref().is_some_and(|process| process.acceptor.is_seeded())
     }
 
     /// A message arrives. `Err`: the node refuses it and closes the connection.
@@ -335,6 +409,9 @@ impl Node {
             return Vec::new();
         };
         let mut cuts = Vec::new();
+        if random.once_in(FLUSHES_PER_LOOK) {
+            self.earlier = Some(disk.clone());
+        }
         if process.in_flight.is_empty() {
             process.witnessed = process.durable;
         } else {

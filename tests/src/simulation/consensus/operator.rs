@@ -5,11 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use firn_core::consensus::change::Create;
 use firn_core::consensus::membership::{Member, Membership, majority_of};
-use firn_core::consensus::membership_change::{MembershipChange, Standing};
+use firn_core::consensus::membership_change::{
+    Known, MembershipChange, MembershipChangeError, Standing,
+};
 use firn_core::marks;
 use firn_core::types::NodeId;
 
 use super::network::NodeIndex;
+use super::node::Node;
 use super::world::World;
 use crate::simulation::checks::Violation;
 
@@ -29,6 +32,8 @@ pub struct Operator {
 #[derive(Debug)]
 struct Work {
     change: MembershipChange,
+    /// Added nodes that hold the timeline from an earlier time.
+    stale: BTreeSet<NodeId>,
     phase: Phase,
 }
 
@@ -58,10 +63,16 @@ impl Operator {
         }
         match &work.phase {
             Phase::Create => {
-                create_added(world, &work.change);
-                work.phase = Phase::Joint;
+                if create_added(world, &work.change, &mut work.stale) {
+                    work.phase = Phase::Joint;
+                }
             }
             Phase::Joint => {
+                if !is_of_use(world, &work.change) {
+                    // Disks were lost since it was thought of. Nobody but the added node heard of it.
+                    self.work = None;
+                    return Ok(());
+                }
                 let took = switch(world, work.change.joint())?;
                 if let Some(goal) = work.change.goal(&took) {
                     marks::hit("operator.joint_taken");
@@ -98,34 +109,53 @@ fn reached(world: &mut World) -> Vec<NodeIndex> {
     all.filter(|_| world.random.percent(REACHED_PERCENT)).collect()
 }
 
-/// Finds out what the members are, which takes a majority of them, and what they shall be.
+/// Finds out what the members are, and what they shall be. Of nodes without a disk it is known that they have none.
 fn begin(world: &mut World, only_finish: bool) -> Option<Work> {
-    let asked = reached(world);
-    let answers =
-        || asked.iter().filter_map(|node| Some((*node, world.nodes[*node].membership()?)));
-    let (_, newest) = answers().max_by_key(|(_, membership)| membership.generation)?;
-    let answered: BTreeSet<NodeId> = answers().map(|(node, _)| world.nodes[node].id).collect();
-    let members = newest.members.iter().filter(|member| answered.contains(&member.id));
-    if members.count() < majority_of(newest.members.len()) {
-        return None;
+    let mut known = Known::new();
+    for index in reached(world) {
+        let node = &world.nodes[index];
+        if node.is_running() || !node.has_disk() {
+            known.insert(node.id, node.membership().cloned());
+        }
     }
-    let newest = newest.clone();
+    let newest = MembershipChange::newest(&known).ok()?.clone();
     let target = match &newest.new_members {
         Some(under_way) => {
             marks::hit("operator.goes_on");
             under_way.clone()
         }
-        // Of two changes that begin at once neither may end when a disk is lost besides, so nobody begins one before all
-        // that hold the timeline have said what they know.
-        None if only_finish || answered.len() < holders(world) => return None,
+        None if only_finish => return None,
         None => draw_target(world, &newest)?,
     };
-    let change = MembershipChange::begin(&newest, target).ok()??;
-    Some(Work { change, phase: Phase::Create })
+    match MembershipChange::begin(&known, &BTreeSet::new(), target) {
+        Ok(change) => {
+            let change = change?;
+            if !change.lost().is_empty() {
+                marks::hit("operator.goes_on_without_lost");
+            }
+            let stale = change.stale(&known);
+            Some(Work { change, stale, phase: Phase::Create })
+        }
+        Err(MembershipChangeError::Silent { .. }) => {
+            marks::hit("operator.waits_for_silent_members");
+            None
+        }
+        Err(_) => None,
+    }
 }
 
-fn holders(world: &World) -> usize {
-    world.nodes.iter().filter(|node| node.has_disk()).count()
+/// Whether the change is under way already, or its members could decide something.
+fn is_of_use(world: &World, change: &MembershipChange) -> bool {
+    let target = &change.done().members;
+    let holds =
+        |member: &&Member| world.nodes.iter().any(|node| node.id == member.id && node.is_whole());
+    let taken = |node: &Node| {
+        let own = node.view().map(|view| view.state.membership.generation);
+        own >= Some(change.joint().generation)
+    };
+    let old = |node: &&Node| change.joint().members.iter().any(|member| member.id == node.id);
+    world.nodes.iter().filter(old).any(taken)
+        || target.iter().filter(holds).count() >= majority_of(target.len())
 }
 
 /// Adds, removes or replaces a member. Somebody who lost a disk goes first.
@@ -157,16 +187,26 @@ fn draw_target(world: &mut World, present: &Membership) -> Option<Vec<Member>> {
     (MEMBERS.contains(&target.len()) && useful >= majority_of(target.len())).then_some(target)
 }
 
-fn create_added(world: &mut World, change: &MembershipChange) {
+/// Whether all that are to be created hold the timeline now.
+fn create_added(
+    world: &mut World,
+    change: &MembershipChange,
+    stale: &mut BTreeSet<NodeId>,
+) -> bool {
     let create = Create { membership: change.joint().clone(), ..world.create.clone() };
-    let added = change.added();
-    for node in reached(world) {
-        let node = &mut world.nodes[node];
-        if added.contains(&node.id) && !node.has_disk() {
+    let mut missing = change.created();
+    for index in reached(world) {
+        if stale.remove(&world.nodes[index].id) {
+            marks::hit("operator.deleted_stale");
+            world.exclude(index, &change.before());
+        }
+        let node = &mut world.nodes[index];
+        if missing.remove(&node.id) && !node.has_disk() {
             node.create(&create);
             world.checks.log_cut(node.id, firn_core::types::Lsn::INVALID);
         }
     }
+    missing.is_empty()
 }
 
 /// Switches the members that can be reached; where those stand that took it.

@@ -7,7 +7,7 @@ use firn_core::consensus::membership::{Member, Membership};
 use firn_core::consensus::proposer::Role;
 use firn_core::marks;
 use firn_core::types::{
-    Generation, Id, Lsn, NodeId, PostgresVersion, SystemId, TenantId, TimelineId, TimelineKey,
+    Generation, Id, Lsn, NodeId, PostgresVersion, SystemId, TenantId, Term, TimelineId, TimelineKey,
 };
 
 use super::actor::{AnyProposer, Event};
@@ -60,6 +60,8 @@ pub struct Actor {
     pub proposer: AnyProposer,
     /// What it proposes.
     source: Source,
+    /// The node that it re-seeds: it lives in that node's process.
+    reseeds: Option<NodeIndex>,
     /// Whether it may send WAL: its primary was compared with the quorum's log.
     streams: bool,
     /// The step in which it began.
@@ -104,6 +106,8 @@ pub struct World {
     /// The memberships that nodes were told of lately, in that order.
     memberships: Vec<Membership>,
     operator: Operator,
+    /// The newest membership that a node heard of while it was being re-seeded: its own may be older.
+    heard: BTreeMap<NodeIndex, Membership>,
     /// How many of a hundred steps are a disk's: with slow disks more is in flight when a node dies.
     disk_percent: u64,
     /// What was begun is finished, and nothing else is begun.
@@ -175,6 +179,7 @@ impl World {
             create,
             memberships: vec![membership],
             operator: Operator::default(),
+            heard: BTreeMap::new(),
             disk_percent,
             quiet: false,
             cluster,
@@ -205,7 +210,10 @@ impl World {
             }
             88..96 => self.stream()?,
             96..98 => self.connect_someone()?,
-            98 => self.operate()?,
+            98 => {
+                self.operate()?;
+                self.reseed_someone();
+            }
             _ => self.tick()?,
         }
         self.checks.ledger_holds(&self.ledger)
@@ -215,7 +223,10 @@ impl World {
         let late = |actor: &Actor| !actor.streams && self.steps - actor.since > ELECTION_STEPS_MAX;
         let late = self.actors.iter().find(|(_, actor)| late(actor)).map(|(number, _)| *number);
         if let Some(number) = late {
-            marks::hit("proposer.gave_up");
+            marks::hit(match self.actors[&number].reseeds {
+                Some(_) => "reseed.gave_up",
+                None => "proposer.gave_up",
+            });
             self.stop_proposer(number);
         }
     }
@@ -224,13 +235,80 @@ impl World {
     pub fn start_relay(&mut self, machine: usize) {
         let source = Source::Primary { machine, life: self.machines[machine].life };
         let start_lsn = self.machines[machine].primary.wal().start();
-        self.start_proposer(source, self.cluster.system_id, Role::Stream { start_lsn });
+        let membership = self.some_membership();
+        self.start_proposer(source, membership, Role::Stream { start_lsn });
     }
 
     /// A proposer without a cluster begins, to fence.
     pub fn start_fence(&mut self) {
         let source = Source::Quorum { start: Lsn::INVALID, bytes: Vec::new() };
-        self.start_proposer(source, SystemId(0), Role::Fence);
+        let membership = self.some_membership();
+        self.start_proposer(source, membership, Role::Fence);
+    }
+
+    /// A node that forgot writes asks the other members, unless it does already.
+    fn reseed_someone(&mut self) {
+        for node in 0..self.nodes.len() {
+            let reseeds = self.actors.values().any(|actor| actor.reseeds == Some(node));
+            if self.nodes[node].is_suspect() && !reseeds && self.reseed(node) {
+                return;
+            }
+        }
+    }
+
+    /// False when it knows that it is no member any more.
+    fn reseed(&mut self, node: NodeIndex) -> bool {
+        let own = self.nodes[node].membership();
+        let newest = own.into_iter().chain(self.heard.get(&node));
+        let newest = newest.max_by_key(|membership| membership.generation).cloned();
+        let (Some(membership), Some(known_term)) = (newest, self.nodes[node].term()) else {
+            return false;
+        };
+        let id = self.nodes[node].id;
+        if !membership.contains(id) {
+            return false;
+        }
+        let source = Source::Quorum { start: Lsn::INVALID, bytes: Vec::new() };
+        self.start_proposer(source, membership, Role::Reseed { node: id, known_term });
+        true
+    }
+
+    /// The others elected the proposer that re-seeds a node, which takes part from now on.
+    fn begin_seeding(&mut self, node: NodeIndex, term: Term) -> Result<bool, Violation> {
+        let Some(cuts) = self.nodes[node].begin_seeding(term) else { return Ok(false) };
+        self.node_changed(node, &cuts)?;
+        Ok(true)
+    }
+
+    fn become_whole(&mut self, node: NodeIndex) -> Result<(), Violation> {
+        self.nodes[node].become_whole();
+        self.heard.remove(&node);
+        self.nothing_is_forgotten()
+    }
+
+    /// Whether anybody proposes, but for nodes that are re-seeded.
+    pub fn has_proposer(&self) -> bool {
+        self.actors.values().any(|actor| actor.reseeds.is_none())
+    }
+
+    /// A node's process dies and its disk goes back to an earlier state; false when there is none.
+    pub fn forget_writes(&mut self, node: NodeIndex) -> bool {
+        if !self.nodes[node].forget_writes() {
+            return false;
+        }
+        self.checks.log_cut(self.nodes[node].id, Lsn::INVALID);
+        self.process_died(node);
+        true
+    }
+
+    /// What lived in a node's process is gone with it.
+    fn process_died(&mut self, node: NodeIndex) {
+        self.cut_all_of(node);
+        let own = |actor: &Actor| actor.reseeds == Some(node);
+        let number = self.actors.iter().find(|(_, actor)| own(actor)).map(|(number, _)| *number);
+        if let Some(number) = number {
+            self.stop_proposer(number);
+        }
     }
 
     /// The proposer ends, without a word to anyone.
@@ -259,7 +337,7 @@ impl World {
     pub fn crash_node(&mut self, node: NodeIndex) -> Result<(), Violation> {
         let cuts = self.nodes[node].crash(&mut self.random);
         self.node_changed(node, &cuts)?;
-        self.cut_all_of(node);
+        self.process_died(node);
         Ok(())
     }
 
@@ -286,7 +364,7 @@ impl World {
         self.nodes[node].exclude(membership);
         if !self.nodes[node].has_disk() {
             self.checks.log_cut(self.nodes[node].id, Lsn::INVALID);
-            self.cut_all_of(node);
+            self.process_died(node);
         }
     }
 
@@ -295,13 +373,15 @@ impl World {
     pub fn may_lose(&self, node: NodeIndex) -> bool {
         let keeps = |id: NodeId| {
             let kept = self.nodes.iter().enumerate();
-            kept.filter(|(other, _)| *other != node).any(|(_, n)| n.id == id && n.has_disk())
+            kept.filter(|(other, _)| *other != node).any(|(_, n)| n.id == id && n.is_whole())
         };
         self.memberships.iter().rev().take(3).all(|membership| membership.is_quorum(keeps))
     }
 
     fn nothing_is_forgotten(&mut self) -> Result<(), Violation> {
-        self.checks.nothing_is_forgotten(&self.memberships, &Self::views(&self.nodes))
+        let voters = self.nodes.iter().filter(|node| node.is_whole());
+        let voters: Vec<NodeView<'_>> = voters.filter_map(Node::view).collect();
+        self.checks.nothing_is_forgotten(&self.memberships, &voters)
     }
 
     fn operate(&mut self) -> Result<(), Violation> {
@@ -326,7 +406,7 @@ impl World {
     pub fn empty_disk(&mut self, node: NodeIndex) {
         self.nodes[node].lose_disk();
         self.checks.log_cut(self.nodes[node].id, Lsn::INVALID);
-        self.cut_all_of(node);
+        self.process_died(node);
     }
 
     /// A primary died and came back; whoever followed it has lost it.
@@ -372,23 +452,33 @@ impl World {
         nodes.iter().filter_map(Node::view).collect()
     }
 
-    fn start_proposer(&mut self, source: Source, system_id: SystemId, role: Role) {
+    fn start_proposer(&mut self, source: Source, membership: Membership, role: Role) {
         self.proposers += 1;
+        let (system_id, reseeds) = match role {
+            Role::Stream { .. } => (self.cluster.system_id, None),
+            Role::Fence => (SystemId(0), None),
+            Role::Reseed { node: id, .. } => {
+                (SystemId(0), self.nodes.iter().position(|node| node.id == id))
+            }
+        };
+        let streams = matches!(role, Role::Stream { .. });
         let proposal = Proposal {
             key: self.key,
             postgres_version: self.cluster.postgres_version,
             system_id,
             segment_size_bytes: SEGMENT_SIZE_BYTES,
         };
-        // Only core's proposer knows when a fence is complete.
-        let proposer = if role != Role::Fence && self.random.percent(30) {
+        // Only core's proposer knows when a fence or a re-seed is complete.
+        let proposer = if streams && self.random.percent(30) {
             AnyProposer::Second(WalProposer::new(proposal))
         } else {
             let ids = self.nodes.iter().map(|node| node.id).collect();
-            AnyProposer::core(proposal, self.some_membership(), ids, role)
+            AnyProposer::core(proposal, membership, ids, role)
         };
-        self.actors
-            .insert(self.proposers, Actor { proposer, source, streams: false, since: self.steps });
+        self.actors.insert(
+            self.proposers,
+            Actor { proposer, source, reseeds, streams: false, since: self.steps },
+        );
     }
 
     fn cut_all_of(&mut self, node: NodeIndex) {
@@ -438,7 +528,11 @@ impl World {
         let mut out = Vec::new();
         let cuts = self.nodes[node].flush(&mut self.random, &mut out);
         self.send_all(out);
-        self.node_changed(node, &cuts)
+        self.node_changed(node, &cuts)?;
+        match self.nodes[node].is_seeded() {
+            true => self.become_whole(node),
+            false => Ok(()),
+        }
     }
 
     /// Checks what a node's disk says now.
@@ -493,8 +587,12 @@ impl World {
     /// Some proposer connects to some running node that it has no connection to.
     fn connect_someone(&mut self) -> Result<(), Violation> {
         let mut missing = Vec::new();
-        for proposer in self.actors.keys() {
+        for (proposer, actor) in &self.actors {
             for (node, state) in self.nodes.iter().enumerate() {
+                if actor.reseeds == Some(node) && !actor.streams {
+                    // It takes part only after the election.
+                    continue;
+                }
                 let open = self.network.number((*proposer, node)).is_some();
                 // A machine with an empty disk runs too: it must refuse.
                 let refuses = !state.has_disk() && self.random.once_in(10);
@@ -540,6 +638,31 @@ impl World {
                         self.stop_proposer(number);
                         return Ok(());
                     }
+                    if let Some(node) = self.actors[&number].reseeds
+                        && !self.begin_seeding(node, term)?
+                    {
+                        self.stop_proposer(number);
+                        return Ok(());
+                    }
+                }
+                Event::Reseeded { lsn, term } => {
+                    let node = self.actors.get(&number).and_then(|actor| actor.reseeds);
+                    self.stop_proposer(number);
+                    if let Some(node) = node
+                        && !lsn.is_valid()
+                        && self.begin_seeding(node, term)?
+                    {
+                        self.become_whole(node)?;
+                    }
+                    return Ok(());
+                }
+                Event::Outdated(membership) => {
+                    if let Some(node) = self.actors.get(&number).and_then(|actor| actor.reseeds) {
+                        self.heard.insert(node, membership);
+                    }
+                    marks::hit("proposer.stopped");
+                    self.stop_proposer(number);
+                    return Ok(());
                 }
                 Event::Committed(lsn) => self.committed(number, lsn)?,
                 Event::Fenced(lsn) => {
@@ -608,15 +731,15 @@ impl World {
         self.checks.ledger_holds(&self.ledger)
     }
 
-    /// Ends all faults; then a fence must succeed, everything that a rebuilt primary writes must be acknowledged, and a
-    /// membership change that was begun must come to its end meanwhile.
+    /// Ends all faults; then a fence must succeed, everything that a rebuilt primary writes must be acknowledged, and
+    /// meanwhile a membership change that was begun must come to its end, and nodes that forgot writes must be re-seeded.
     fn settle(&mut self, faults: &mut Faults) -> Result<(), Violation> {
         faults.end(self);
         self.quiet = true;
         self.stop_proposers();
         self.fenced = None;
         self.run_until("a fence is complete", |world| {
-            if world.actors.is_empty() {
+            if !world.has_proposer() {
                 world.start_fence();
             }
             world.fenced.is_some()
@@ -626,12 +749,26 @@ impl World {
         let newest = self.machines.len() - 1;
         self.acknowledge_all(newest)?;
         self.run_until("the membership change is complete", |world| {
-            if world.actors.is_empty() {
+            if !world.has_proposer() {
                 world.start_relay(newest);
             }
             world.operator.is_idle(world)
         })?;
+        self.run_until("every member is whole", |world| {
+            if !world.has_proposer() {
+                world.start_relay(newest);
+            }
+            world.members_are_whole()
+        })?;
         self.acknowledge_all(newest)
+    }
+
+    /// Who forgot writes has been re-seeded, unless the newest membership does without it.
+    fn members_are_whole(&self) -> bool {
+        let memberships = self.nodes.iter().filter_map(|node| node.membership());
+        let newest = memberships.max_by_key(|membership| membership.generation);
+        let is_member = |node: &&Node| newest.is_some_and(|newest| newest.contains(node.id));
+        self.nodes.iter().filter(is_member).all(|node| !node.is_suspect())
     }
 
     fn acknowledge_all(&mut self, machine: usize) -> Result<(), Violation> {
@@ -640,7 +777,7 @@ impl World {
         primary.flush_all();
         let wanted = primary.flushed();
         self.run_until("the rebuilt primary's commits are acknowledged", |world| {
-            if world.actors.is_empty() {
+            if !world.has_proposer() {
                 world.start_relay(machine);
             }
             world.ledger.end() >= wanted
@@ -660,8 +797,10 @@ impl World {
         }
         let committed = self.checks.committed().end();
         let nodes = describe(&Self::views(&self.nodes));
+        let suspect = self.nodes.iter().filter(|node| node.is_suspect()).map(|node| node.id.0);
+        let suspect: Vec<u64> = suspect.collect();
         Err(format!(
-            "without faults, {what}: not within {QUIET_STEPS_MAX} steps; committed {committed}; {nodes}; {:?}",
+            "without faults, {what}: not within {QUIET_STEPS_MAX} steps; committed {committed}; {nodes}; suspect {suspect:?}; {:?}",
             self.operator
         ))
     }
