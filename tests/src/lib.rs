@@ -12,6 +12,7 @@ pub mod readers;
 pub mod recordings;
 pub mod redo_samples;
 pub mod replay;
+pub mod rot;
 pub mod simulation;
 
 /// Servers, nodes and relays as processes of their own, which end with their handles.

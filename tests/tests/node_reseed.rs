@@ -2,19 +2,17 @@
 
 #![allow(clippy::unwrap_used, reason = "every function here is part of a test")]
 
-use std::fs;
+use std::process::{Command, Output};
 
 use anyhow::{Result, ensure};
 use firn_core::api::{StandingStatus, TimelineStatus};
 use firn_core::consensus::membership::Membership;
 use firn_core::consensus::reseed::is_reseed_term;
-use firn_core::journal::BLOCK_BYTES;
-use firn_core::journal::inspect::{Item, items};
-use firn_core::journal::segment::{HeaderBlock, SegmentHeader};
 use firn_core::types::{Generation, Lsn, Term};
-use firn_tests::local::node::NodeProcess;
-use firn_tests::nodes::{Nodes, SHARD_COUNT, SYSTEM_ID};
+use firn_tests::local::process::built_program;
+use firn_tests::nodes::{Nodes, SYSTEM_ID};
 use firn_tests::proposer::{RECORDED_COMMIT, recorded_wal};
+use firn_tests::rot::rot_frame_with;
 
 /// Three nodes; what is returned is committed by 1 and 2 in term 3, and is not on 3.
 fn nodes_with_committed_wal() -> Result<(Nodes, Vec<u8>)> {
@@ -25,36 +23,6 @@ fn nodes_with_committed_wal() -> Result<(Nodes, Vec<u8>)> {
     // Both were connected at once, so that neither brought the other up before.
     drop((nodes.push(0, 3, &wal, Lsn::INVALID)?, nodes.push(1, 3, &wal, Lsn::INVALID)?));
     Ok((nodes, wal))
-}
-
-/// Flips a bit in the first frame with an entry of this kind. The node must not be running.
-fn rot_frame_with(node: &NodeProcess, kind: &str) -> Result<()> {
-    for shard in 0..SHARD_COUNT {
-        let directory = node.data().join(format!("shard-{shard:03}/journal"));
-        for file in fs::read_dir(&directory)? {
-            let path = file?.path();
-            if !path.file_name().unwrap().to_string_lossy().starts_with("SEGMENT-") {
-                continue;
-            }
-            let mut bytes = fs::read(&path)?;
-            let header = match bytes.get(..BLOCK_BYTES).map(SegmentHeader::decode) {
-                Some(Ok(HeaderBlock::Valid(header))) => header,
-                _ => continue,
-            };
-            let is_kind = |entries: &[String]| entries.iter().any(|entry| entry.starts_with(kind));
-            let found = items(&header, &bytes).find_map(|item| match item {
-                Item::Frame { offset_bytes, entries, .. } if is_kind(&entries) => {
-                    Some(offset_bytes as usize)
-                }
-                _ => None,
-            });
-            if let Some(offset) = found {
-                bytes[offset + 100] ^= 1;
-                return Ok(fs::write(&path, &bytes)?);
-            }
-        }
-    }
-    anyhow::bail!("no frame has an entry {kind}")
 }
 
 fn wait_whole(nodes: &Nodes, index: usize) -> Result<TimelineStatus> {
@@ -132,5 +100,42 @@ fn a_timeline_whose_creation_was_lost_begins_as_one_to_reseed() -> Result<()> {
     nodes.client(0)?.create(&nodes.creation()?)?;
     let status = wait_whole(&nodes, 0)?;
     ensure!(status.flush_lsn >= RECORDED_COMMIT, "not as an empty acceptor: {status:?}");
+    Ok(())
+}
+
+/// `firn journal repair` of one node; whether it succeeded, and what it said.
+fn repair(nodes: &Nodes, index: usize, arguments: &[&str]) -> Result<(bool, String)> {
+    let url = nodes[index].url()?;
+    let mut command = Command::new(built_program("firn")?);
+    command.args(["journal", "repair", "--nodes", &url]).args(arguments);
+    let Output { status, stdout, stderr } = command.output()?;
+    Ok((status.success(), String::from_utf8_lossy(&[stdout, stderr].concat()).into_owned()))
+}
+
+#[test]
+fn repair_says_what_is_missing_and_gives_up_only_what_it_is_told_to() -> Result<()> {
+    let (mut nodes, _) = nodes_with_committed_wal()?;
+    nodes[0].kill()?;
+    nodes[1].kill()?;
+    rot_frame_with(&nodes[0], "append")?;
+    nodes[0].start()?;
+    let (done, said) = repair(&nodes, 0, &["--limit-s", "1"])?;
+    ensure!(!done && said.contains("votes and acknowledges nothing"), "{said}");
+    ensure!(nodes.status(0)?.standing == StandingStatus::Suspect);
+
+    let (tenant, timeline) = (nodes.key.tenant_id.to_string(), nodes.key.timeline_id.to_string());
+    let accept = ["--accept-loss", "--tenant", &tenant, "--timeline", &timeline];
+    let (done, said) = repair(&nodes, 0, &accept)?;
+    ensure!(done && said.contains("goes on with what is left"), "{said}");
+    let status = nodes.status(0)?;
+    ensure!(status.standing == StandingStatus::Whole, "{status:?}");
+    ensure!(is_reseed_term(status.acceptor_state.term), "no vote of before counts: {status:?}");
+    // With the third node it is a quorum. What was committed was on the other two: it is given up.
+    let fenced = nodes.client(2)?.fence(nodes.key)?;
+    ensure!(fenced.lsn < RECORDED_COMMIT, "{fenced:?}");
+    let (done, said) = repair(&nodes, 0, &accept)?;
+    ensure!(!done && said.contains("has lost nothing there"), "{said}");
+    let (done, said) = repair(&nodes, 0, &[])?;
+    ensure!(done && said.contains("nothing to repair"), "{said}");
     Ok(())
 }

@@ -59,6 +59,26 @@ fn a_commit_waits_while_no_majority_is_there() {
     cluster.finish_commit(waiting).unwrap();
 }
 
+/// As docs/operating.md says: in doubt, and Postgres decides for it.
+#[test]
+fn a_commit_that_no_quorum_has_shows_after_a_restart_in_place() {
+    let install = postgres_version().unwrap();
+    let mut cluster = TestCluster::start(install, &NodeOptions::default()).unwrap();
+    cluster.nodes[0].kill().unwrap();
+    cluster.nodes[1].kill().unwrap();
+    let mut waiting = cluster.begin_commit("INSERT INTO t VALUES (1)").unwrap();
+    cluster.wait_for_waiting_commits(1).unwrap();
+    assert_eq!(cluster.postgres.sql("SELECT count(*) FROM t").unwrap(), "0");
+    cluster.postgres.kill().unwrap();
+    waiting.kill().unwrap();
+    cluster.postgres.start().unwrap();
+    assert_eq!(cluster.postgres.sql("SELECT count(*) FROM t").unwrap(), "1");
+    // The quorum gets it with what follows.
+    cluster.nodes[0].start().unwrap();
+    cluster.commit("INSERT INTO t VALUES (2)").unwrap();
+    assert_eq!(cluster.postgres.sql("SELECT count(*) FROM t").unwrap(), "2");
+}
+
 #[test]
 fn small_segments_and_switches_pass_through() {
     let install = postgres_version().unwrap();

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "every function here is part of a test")]
 
 use std::process::Command;
+use std::time::Duration;
 
 use firn_tests::cluster::TestCluster;
 use firn_tests::local::node::NodeOptions;
@@ -10,6 +11,10 @@ use firn_tests::local::postgres::{PostgresServer, run};
 use firn_tests::local::postgres_install::PostgresInstall;
 use firn_tests::postgres_versions::{outer_postgres_versions, postgres_version, postgres_versions};
 use firn_tools::client::NodeClient;
+use firn_tools::clock::wait_until;
+
+/// How long a relay may take to look at a primary; only a failing test waits that long.
+const LIMIT: Duration = Duration::from_secs(90);
 
 fn cluster() -> TestCluster {
     cluster_of(postgres_version().unwrap())
@@ -42,9 +47,16 @@ fn a_rebuild_stops_an_old_primary_and_its_relay_that_still_run() {
         let mut new_relay = cluster.relay_from(&rebuilt, "new-relay.log");
         new_relay.start().unwrap();
         drop(in_vain);
-        cluster.postgres = rebuilt;
+        let old = std::mem::replace(&mut cluster.postgres, rebuilt);
         cluster.relay = new_relay;
         cluster.commit("INSERT INTO t VALUES (3)").unwrap();
+
+        // From then on a relay that is started anew on the old primary changes nothing either.
+        let mut late = cluster.relay_from(&old, "late-relay.log");
+        late.start().unwrap();
+        let ended = wait_until(LIMIT, || late.ended()).unwrap().expect("the late relay ends");
+        assert_eq!(ended.code(), Some(4), "{}", late.log_tail());
+        cluster.commit("INSERT INTO t VALUES (4)").unwrap();
     }
 }
 
