@@ -11,4 +11,5 @@ mod measure;
 pub mod redo;
 pub mod report;
 pub mod runtime;
+pub mod runtimes;
 pub mod wal;

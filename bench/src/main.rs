@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 use firn_bench::redo::RedoArguments;
 use firn_bench::wal::options::WalArguments;
-use firn_bench::{figures, report, runtime, wal};
+use firn_bench::{figures, report, runtime, runtimes, wal};
 
 /// Load generator and latency reports of Firn.
 #[derive(Debug, Parser)]
@@ -17,7 +17,7 @@ struct CommandLine {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Measures the runtime alone: durable writes, reads, TCP, wakes between threads
+    /// Measures the runtime alone, and beside glommio and tokio: durable writes, reads, TCP, wakes between threads
     Runtime {
         /// Directory on the device to measure; a file of 64 MiB is made in it and removed
         #[arg(long)]
@@ -28,6 +28,12 @@ enum Command {
         /// What stands between files and the ring: real, volatile or modelled[:20us[:80us]] (write, read)
         #[arg(long, default_value = "real")]
         device: firn_node::runtime::Device,
+        /// Rounds in which the three runtimes take turns; their figures are medians. 0 leaves the comparison out
+        #[arg(long, default_value_t = 5)]
+        rounds: usize,
+        /// Does one kind of work on one runtime, for the process that compares
+        #[arg(long, value_name = "RUNTIME:WORK", hide = true)]
+        one: Option<String>,
     },
     /// Pushes WAL to acceptors over real sockets and times every acknowledgement
     Wal(Box<WalArguments>),
@@ -61,8 +67,15 @@ enum Command {
 
 fn main() -> anyhow::Result<()> {
     match CommandLine::parse().command {
-        Command::Runtime { directory, operations, device } => {
-            runtime::run(&directory, operations.max(1), device)
+        Command::Runtime { directory, operations, one: Some(one), .. } => {
+            runtimes::run_one(&one, &directory, operations.max(1))
+        }
+        Command::Runtime { directory, operations, device, rounds, one: None } => {
+            runtime::run(&directory, operations.max(1), device)?;
+            if rounds > 0 {
+                runtimes::compare(&directory, operations.max(1), rounds)?;
+            }
+            Ok(())
         }
         Command::Wal(arguments) => wal::run(&arguments),
         Command::Compare { first, second, output } => {

@@ -15,6 +15,7 @@ use serde_json::Value;
 
 use crate::machine::Machine;
 use figure::{Figure, MARKDOWN_HEAD};
+pub use runs::median;
 
 /// One part's figures. `quick`: one short run instead of five, to see that all of it works; its numbers are not for
 /// publishing.

@@ -2,11 +2,20 @@
 //! behind the same device wrapper as what it is compared with, does the least that can be done, and is used by
 //! `firn-bench` only.
 //!
-//! Read in any order: [`device`], [`files`], [`echo`].
+//! Read in any order: [`device`], [`files`], [`echo`]. `others.rs` compares the runtime itself with glommio and tokio
+//! (feature `baselines`, which `firn-bench` turns on: the node is built without them).
 
 pub mod device;
 pub mod echo;
 pub mod files;
+#[cfg(feature = "baselines")]
+mod glommio;
+#[cfg(feature = "baselines")]
+pub mod others;
+#[cfg(feature = "baselines")]
+mod tokio;
+#[cfg(feature = "baselines")]
+mod uring;
 
 use std::io;
 use std::path::Path;

@@ -44,3 +44,19 @@ fn requests_are_answered() {
     })
     .unwrap();
 }
+
+#[cfg(feature = "baselines")]
+#[test]
+fn all_runtimes_do_the_same_work() {
+    use super::others::{Which, Work, prepare};
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("file");
+    prepare(&path).unwrap();
+    for work in Work::ALL {
+        assert_eq!(work.to_string().parse(), Ok(work));
+        for which in Which::ALL {
+            let measured = which.run(work, &path, 64).unwrap();
+            assert_eq!(measured.latencies_ns.len(), 64, "{work} on {which}");
+        }
+    }
+}
