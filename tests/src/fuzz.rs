@@ -12,7 +12,7 @@ use crate::simulation::random::Random;
 /// Time of a target in an ordinary test run: finds what is shallow.
 const SHORT: Duration = Duration::from_secs(3);
 /// Targets that share the time.
-const TARGETS: u32 = 14;
+const TARGETS: u32 = 20;
 /// Longest input that mutation makes: many times what any decoder keeps at once.
 const INPUT_BYTES_MAX: usize = 1 << 20;
 /// Values that break length fields and comparisons.

@@ -1,10 +1,12 @@
 //! What an acceptor keeps of one timeline.
 
+use thiserror::Error;
+
 use crate::consensus::change::{Change, Create};
 use crate::consensus::membership::Membership;
 use crate::consensus::postgres_history::PostgresHistory;
 use crate::consensus::term_history::{TermHistory, TermStart};
-use crate::types::{Lsn, PostgresVersion, SystemId, Term};
+use crate::types::{Generation, Lsn, PostgresVersion, SystemId, Term};
 
 /// One timeline's state, as the effect of its changes in order. Two copies live on a node: the acceptor's, which runs
 /// ahead of the disk, and the journal's, which holds only what is durable and goes into snapshots.
@@ -39,6 +41,101 @@ pub struct TimelineState {
     pub postgres_history: PostgresHistory,
 }
 
+/// A change that cannot follow what a timeline's state is: a broken program made it, not a broken disk.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum ChangeError {
+    /// Create and delete are no changes of a state.
+    #[error("create and delete change the map of timelines")]
+    Map,
+    /// A vote for the past.
+    #[error("vote for term {term} after term {known}")]
+    Vote {
+        /// Of the change.
+        term: Term,
+        /// Of the state.
+        known: Term,
+    },
+    /// A term of the past.
+    #[error("learned term {term} after term {known}")]
+    Term {
+        /// Of the change.
+        term: Term,
+        /// Of the state.
+        known: Term,
+    },
+    /// An election in the past.
+    #[error("elected in term {term} after term {known}")]
+    Elected {
+        /// Of the change.
+        term: Term,
+        /// Of the state.
+        known: Term,
+    },
+    /// An election that cuts what is committed.
+    #[error("cut at {truncate_to} below commit {commit_lsn}")]
+    CutBelowCommit {
+        /// Where it cuts.
+        truncate_to: Lsn,
+        /// What is committed.
+        commit_lsn: Lsn,
+    },
+    /// An election that leaves a gap.
+    #[error("cut at {truncate_to} past the end of the log {write_lsn}")]
+    CutPastEnd {
+        /// Where it cuts.
+        truncate_to: Lsn,
+        /// End of the log.
+        write_lsn: Lsn,
+    },
+    /// An election without a history.
+    #[error("elected in term {term} without a history")]
+    NoHistory {
+        /// The term.
+        term: Term,
+    },
+    /// WAL of another term, or that leaves a gap, or whose positions do not fit.
+    #[error(
+        "append in term {term} of {wal_bytes} bytes from {begin} to {end}, record end {record_end}, commit {commit_lsn}, \
+         does not follow (term, end, record end, commit) {known:?}"
+    )]
+    Append {
+        /// Of the change.
+        term: Term,
+        /// Where its WAL begins.
+        begin: Lsn,
+        /// Where it ends.
+        end: Lsn,
+        /// Where its last record ends.
+        record_end: Lsn,
+        /// What is committed then.
+        commit_lsn: Lsn,
+        /// Length of its WAL.
+        wal_bytes: usize,
+        /// Term, end, record end and commit LSN of the state.
+        known: Box<(Term, Lsn, Lsn, Lsn)>,
+    },
+    /// Positions that go back, or past the log.
+    #[error("commit {commit_lsn} or peer horizon {peer_horizon_lsn} is out of place")]
+    Position {
+        /// What is committed.
+        commit_lsn: Lsn,
+        /// What all members have.
+        peer_horizon_lsn: Lsn,
+    },
+    /// A membership that is not newer.
+    #[error("membership of generation {found} after {known}")]
+    Membership {
+        /// Of the change.
+        found: Generation,
+        /// Of the state.
+        known: Generation,
+    },
+}
+
+fn check(holds: bool, error: impl FnOnce() -> ChangeError) -> Result<(), ChangeError> {
+    if holds { Ok(()) } else { Err(error()) }
+}
+
 impl TimelineState {
     /// The state right after the timeline's creation.
     pub fn create(create: &Create) -> TimelineState {
@@ -66,69 +163,104 @@ impl TimelineState {
     }
 
     /// Applies one change. Panics when the change breaks an invariant: the acceptor checks input before it makes a
-    /// change, and a journal that passed its CRCs holds only such changes. `Create` and `Delete` are the map's
-    /// business, not the state's.
+    /// change. `Create` and `Delete` are the map's business, not the state's.
     pub fn apply(&mut self, change: &Change<'_>) {
+        self.try_apply(change).unwrap_or_else(|error| panic!("{error}"));
+    }
+
+    /// As [`Self::apply`], for changes that were read from somewhere: one that breaks an invariant is refused, and nothing
+    /// is changed.
+    pub fn try_apply(&mut self, change: &Change<'_>) -> Result<(), ChangeError> {
+        self.check(change)?;
         match change {
-            Change::Create(_) | Change::Delete => {
-                panic!("create and delete change the map of timelines")
-            }
-            Change::Vote { term } => {
-                assert!(*term > self.term, "vote for term {term} after term {}", self.term);
-                self.term = *term;
-            }
-            Change::Term { term } => {
-                assert!(*term > self.term, "learned term {term} after term {}", self.term);
-                self.term = *term;
-            }
+            Change::Create(_) | Change::Delete => unreachable!("they were refused"),
+            Change::Vote { term } | Change::Term { term } => self.term = *term,
             Change::Elected { term, history, truncate_to } => {
                 self.apply_elected(*term, history, *truncate_to)
             }
-            Change::Append { term, begin, end, commit_lsn, record_end, wal } => {
-                assert_eq!(*term, self.term, "append of another term");
-                assert!(
-                    begin == &self.write_lsn || !self.write_lsn.is_valid(),
-                    "append leaves a gap"
-                );
-                assert_eq!(*end - *begin, wal.len() as u64, "append of another length");
-                assert!(*record_end >= self.record_end_lsn && *record_end <= *end);
-                assert!(*commit_lsn <= *record_end, "commit LSN past the last record's end");
-                assert!(*commit_lsn >= self.commit_lsn);
+            Change::Append { end, commit_lsn, record_end, .. } => {
                 self.write_lsn = *end;
                 self.record_end_lsn = *record_end;
                 self.commit_lsn = *commit_lsn;
             }
             Change::Position { commit_lsn, peer_horizon_lsn } => {
-                assert!(*commit_lsn >= self.commit_lsn && *commit_lsn <= self.record_end_lsn);
-                assert!(*peer_horizon_lsn >= self.peer_horizon_lsn);
                 self.commit_lsn = *commit_lsn;
                 self.peer_horizon_lsn = *peer_horizon_lsn;
             }
-            Change::Membership(membership) => {
-                assert!(membership.generation > self.membership.generation, "membership goes back");
-                self.membership = membership.clone();
-            }
+            Change::Membership(membership) => self.membership = membership.clone(),
             Change::Cluster { postgres_version, system_id } => {
                 self.postgres_version = *postgres_version;
                 self.system_id = *system_id;
             }
             Change::PostgresHistory(history) => self.postgres_history = history.clone(),
         }
+        Ok(())
+    }
+
+    fn check(&self, change: &Change<'_>) -> Result<(), ChangeError> {
+        match change {
+            Change::Create(_) | Change::Delete => Err(ChangeError::Map),
+            Change::Vote { term } => {
+                check(*term > self.term, || ChangeError::Vote { term: *term, known: self.term })
+            }
+            Change::Term { term } => {
+                check(*term > self.term, || ChangeError::Term { term: *term, known: self.term })
+            }
+            Change::Elected { term, history, truncate_to } => {
+                let (term, truncate_to) = (*term, *truncate_to);
+                check(term >= self.term, || ChangeError::Elected { term, known: self.term })?;
+                check(truncate_to >= self.commit_lsn, || ChangeError::CutBelowCommit {
+                    truncate_to,
+                    commit_lsn: self.commit_lsn,
+                })?;
+                let within = truncate_to <= self.write_lsn || !self.write_lsn.is_valid();
+                check(within, || ChangeError::CutPastEnd {
+                    truncate_to,
+                    write_lsn: self.write_lsn,
+                })?;
+                check(!history.0.is_empty(), || ChangeError::NoHistory { term })
+            }
+            Change::Append { term, begin, end, commit_lsn, record_end, wal } => {
+                let continues = begin == &self.write_lsn || !self.write_lsn.is_valid();
+                let length = end.0.checked_sub(begin.0);
+                let whole = length == Some(wal.len() as u64);
+                let records = *record_end >= self.record_end_lsn && record_end <= end;
+                let committed = commit_lsn <= record_end && *commit_lsn >= self.commit_lsn;
+                check(*term == self.term && continues && whole && records && committed, || {
+                    ChangeError::Append {
+                        term: *term,
+                        begin: *begin,
+                        end: *end,
+                        record_end: *record_end,
+                        commit_lsn: *commit_lsn,
+                        wal_bytes: wal.len(),
+                        known: Box::new((
+                            self.term,
+                            self.write_lsn,
+                            self.record_end_lsn,
+                            self.commit_lsn,
+                        )),
+                    }
+                })
+            }
+            Change::Position { commit_lsn, peer_horizon_lsn } => {
+                let committed = self.commit_lsn..=self.record_end_lsn;
+                let forward = *peer_horizon_lsn >= self.peer_horizon_lsn;
+                check(committed.contains(commit_lsn) && forward, || ChangeError::Position {
+                    commit_lsn: *commit_lsn,
+                    peer_horizon_lsn: *peer_horizon_lsn,
+                })
+            }
+            Change::Membership(membership) => {
+                let (found, known) = (membership.generation, self.membership.generation);
+                check(found > known, || ChangeError::Membership { found, known })
+            }
+            Change::Cluster { .. } | Change::PostgresHistory(_) => Ok(()),
+        }
     }
 
     fn apply_elected(&mut self, term: Term, history: &TermHistory, truncate_to: Lsn) {
-        assert!(term >= self.term, "elected in term {term} after term {}", self.term);
-        assert!(
-            truncate_to >= self.commit_lsn,
-            "cut at {truncate_to} below commit {}",
-            self.commit_lsn
-        );
-        assert!(
-            truncate_to <= self.write_lsn || !self.write_lsn.is_valid(),
-            "cut at {truncate_to} past the end of the log {}",
-            self.write_lsn
-        );
-        let start = history.0.first().expect("an elected proposer has a history").lsn;
+        let start = history.0.first().expect("it was checked").lsn;
         self.term = term;
         self.term_history = history.clone();
         if !self.timeline_start_lsn.is_valid() {

@@ -13,7 +13,7 @@ use thiserror::Error;
 use super::entry::{Entry, Forwarded, LayerEdit, Moved};
 use super::wal_place::{SegmentPlace, WalPlace};
 use crate::consensus::change::{Change, Create};
-use crate::consensus::state::TimelineState;
+use crate::consensus::state::{ChangeError, TimelineState};
 use crate::marks;
 use crate::types::{Generation, Lsn, TimelineKey};
 
@@ -59,6 +59,14 @@ pub enum StateError {
         entry: &'static str,
         /// The timeline.
         key: TimelineKey,
+    },
+    /// A change that cannot follow the timeline's state.
+    #[error("timeline {key}: {error}")]
+    Change {
+        /// The timeline.
+        key: TimelineKey,
+        /// Why.
+        error: ChangeError,
     },
     /// The timeline is there already, or was there with as high a generation.
     #[error("create entry for timeline {key} in generation {found}, expected more than {expected}")]
@@ -150,8 +158,8 @@ impl ShardState {
             self.timelines.remove(&key);
             return Ok(());
         }
-        Rc::make_mut(timeline).apply_change(change, at);
-        Ok(())
+        let changed = Rc::make_mut(timeline).apply_change(change, at);
+        changed.map_err(|error| StateError::Change { key, error })
     }
 
     /// Changes a timeline that may have been deleted after the entry's work had begun.
@@ -163,8 +171,8 @@ impl ShardState {
 }
 
 impl Timeline {
-    fn apply_change(&mut self, change: &Change<'_>, at: SegmentPlace) {
-        self.state.apply(change);
+    fn apply_change(&mut self, change: &Change<'_>, at: SegmentPlace) -> Result<(), ChangeError> {
+        self.state.try_apply(change)?;
         match change {
             Change::Append { begin, end, .. } if begin < end => {
                 self.wal.insert(*begin..*end, WalPlace::Ring(at));
@@ -174,6 +182,7 @@ impl Timeline {
             }
             _ => {}
         }
+        Ok(())
     }
 
     fn apply_moved(&mut self, moved: &Moved) {
