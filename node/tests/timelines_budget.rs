@@ -39,6 +39,8 @@ unsafe impl GlobalAlloc for Counting {
 static COUNTING: Counting = Counting;
 
 const TIMELINES: u32 = 2_000;
+/// How often they are made.
+const ROUNDS: u32 = 4;
 /// As many wait for the journal together.
 const AT_ONCE: usize = 100;
 /// With three members each, about 2,000: what the acceptor knows, and the same again as far as it is durable.
@@ -103,9 +105,14 @@ fn timelines_without_connections_cost_some_kilobytes() {
     // What grows once: queues, and the buffers of frames that stay in memory, a frame each.
     make(&node, 0..200);
     (200..240).for_each(|number| make(&node, number..number + 1));
-    let before = LIVE_BYTES.load(Ordering::Relaxed);
-    make(&node, 240..240 + TIMELINES);
-    let bytes = (LIVE_BYTES.load(Ordering::Relaxed) - before) / i64::from(TIMELINES);
+    // Frames, snapshots and segments that are under way at either moment count too: the least of some rounds has none.
+    let bytes = (0..ROUNDS).map(|round| {
+        let first = 240 + round * TIMELINES;
+        let before = LIVE_BYTES.load(Ordering::Relaxed);
+        make(&node, first..first + TIMELINES);
+        (LIVE_BYTES.load(Ordering::Relaxed) - before) / i64::from(TIMELINES)
+    });
+    let bytes = bytes.min().expect("there are rounds");
     println!("{bytes} bytes per timeline");
     assert!(bytes <= BYTES_PER_TIMELINE, "{bytes} bytes per timeline");
     drop(running);
