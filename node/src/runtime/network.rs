@@ -6,9 +6,11 @@ use std::fmt;
 use std::future::Future;
 use std::io;
 use std::net::{Shutdown, SocketAddr};
+use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use rustix::net::SendFlags;
@@ -22,6 +24,14 @@ use super::tls::Tls;
 
 /// Connections that wait to be accepted; the kernel caps it at net.core.somaxconn.
 const LISTEN_BACKLOG: i32 = 1024;
+
+/// A peer that is gone without a word is asked whether it lives after this long without one, again every so often, and given
+/// up after so many questions: a minute in all, as Postgres' walsenders give up their readers.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEPALIVE_QUESTIONS: u32 = 3;
+/// What was sent and not acknowledged for so long ends a connection, where the kernel would try for a quarter of an hour.
+const UNACKNOWLEDGED_MS_MAX: u32 = 60_000;
 
 /// A listening socket of one shard. Dropping it closes the port.
 #[derive(Debug)]
@@ -559,9 +569,20 @@ fn unix_socket(path: &str) -> io::Result<Handle> {
     Ok(Handle::Descriptor(socket))
 }
 
+/// How every TCP connection behaves: small messages go at once, and a peer that is gone is noticed.
+pub(super) fn set_tcp_options(socket: impl AsFd) -> io::Result<()> {
+    sockopt::set_tcp_nodelay(&socket, true)?;
+    sockopt::set_socket_keepalive(&socket, true)?;
+    sockopt::set_tcp_keepidle(&socket, KEEPALIVE_IDLE)?;
+    sockopt::set_tcp_keepintvl(&socket, KEEPALIVE_INTERVAL)?;
+    sockopt::set_tcp_keepcnt(&socket, KEEPALIVE_QUESTIONS)?;
+    sockopt::set_tcp_user_timeout(&socket, UNACKNOWLEDGED_MS_MAX)?;
+    Ok(())
+}
+
 /// Prepares an accepted socket and says who is at its other end.
 fn accepted(handle: &Handle) -> io::Result<SocketAddr> {
-    sockopt::set_tcp_nodelay(handle.descriptor(), true)?;
+    set_tcp_options(handle.descriptor())?;
     let peer = rustix::net::getpeername(handle.descriptor())?;
     Ok(peer.ok_or(rustix::io::Errno::NOTCONN)?.try_into()?)
 }

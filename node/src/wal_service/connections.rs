@@ -10,11 +10,17 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use firn_core::types::TimelineKey;
+use thiserror::Error;
 
 use crate::runtime::{MonotonicTime, Runtime, Stream};
+use crate::wal_service::receive::RECEIVE_BYTES;
 
-/// Connections of one shard. With receive buffers of at most 1 MiB each they stay within 1 GiB.
-pub const CONNECTIONS_MAX: usize = 1024;
+/// Connections of one shard: 5,000 of a node's tenants, should they all fall on it, and some more.
+pub const CONNECTIONS_MAX: usize = 6000;
+
+/// What the receive buffers of a shard's connections may have together beyond [`RECEIVE_BYTES`] each: two thousand
+/// connections in the middle of the longest append, or 256 in the middle of the longest message.
+const LONG_MESSAGES_BYTES_MAX: usize = 256 << 20;
 
 /// A connection that sends nothing for this long is dropped, as the reference acceptor does. Proposers and readers
 /// send something at least every ten seconds.
@@ -35,6 +41,8 @@ struct Registry {
     runtime: Runtime,
     next_id: Cell<u64>,
     open: RefCell<BTreeMap<u64, Rc<Entry>>>,
+    /// Of [`LONG_MESSAGES_BYTES_MAX`].
+    long_messages_bytes: Cell<usize>,
 }
 
 #[derive(Debug)]
@@ -43,6 +51,51 @@ struct Entry {
     timeout: Cell<Duration>,
     heard_at: Cell<MonotonicTime>,
     timeline: Cell<Option<TimelineKey>>,
+}
+
+/// A connection's share of the memory for long messages; dropping it gives it back.
+#[derive(Debug)]
+pub struct Room {
+    registry: Rc<Registry>,
+    taken_bytes: usize,
+}
+
+/// Too many connections are in the middle of long messages.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error(
+    "no room for a message of {wanted_bytes} bytes: this shard's connections hold {held_bytes} of {LONG_MESSAGES_BYTES_MAX} bytes"
+)]
+pub struct NoRoom {
+    wanted_bytes: usize,
+    held_bytes: usize,
+}
+
+impl Room {
+    /// Makes sure of a receive buffer of this many bytes.
+    ///
+    /// # Errors
+    /// If the other connections of the shard leave no room for it.
+    pub fn grow_to(&mut self, wanted_bytes: usize) -> Result<(), NoRoom> {
+        let beyond = wanted_bytes.saturating_sub(RECEIVE_BYTES);
+        if beyond <= self.taken_bytes {
+            return Ok(());
+        }
+        let held_bytes = self.registry.long_messages_bytes.get();
+        let held_then = held_bytes - self.taken_bytes + beyond;
+        if held_then > LONG_MESSAGES_BYTES_MAX {
+            return Err(NoRoom { wanted_bytes, held_bytes });
+        }
+        self.registry.long_messages_bytes.set(held_then);
+        self.taken_bytes = beyond;
+        Ok(())
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        let held = &self.registry.long_messages_bytes;
+        held.set(held.get() - self.taken_bytes);
+    }
 }
 
 /// A connection's place; dropping it gives the place back.
@@ -60,6 +113,7 @@ impl Connections {
             runtime: runtime.clone(),
             next_id: Cell::new(1),
             open: RefCell::new(BTreeMap::new()),
+            long_messages_bytes: Cell::new(0),
         }))
     }
 
@@ -122,6 +176,11 @@ impl Place {
         self.id
     }
 
+    /// The connection's share of the memory for long messages, nothing of it taken.
+    pub fn room(&self) -> Room {
+        Room { registry: self.registry.clone(), taken_bytes: 0 }
+    }
+
     /// Notes that the peer sent something.
     pub fn heard(&self) {
         self.entry.heard_at.set(self.registry.runtime.now());
@@ -142,5 +201,35 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         self.registry.open.borrow_mut().remove(&self.id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime::block_on;
+
+    #[test]
+    fn long_messages_share_a_bound() {
+        block_on(|runtime| async move {
+            let registry = Connections::new(&runtime).0;
+            let room = || Room { registry: registry.clone(), taken_bytes: 0 };
+            let mut first = room();
+            first.grow_to(RECEIVE_BYTES).unwrap();
+            assert_eq!(registry.long_messages_bytes.get(), 0);
+            first.grow_to(RECEIVE_BYTES + LONG_MESSAGES_BYTES_MAX - 10).unwrap();
+            let mut second = room();
+            second.grow_to(RECEIVE_BYTES + 10).unwrap();
+            let refused = second.grow_to(RECEIVE_BYTES + 11).unwrap_err();
+            assert_eq!(refused.held_bytes, LONG_MESSAGES_BYTES_MAX);
+            // A buffer does not shrink while its connection lives.
+            first.grow_to(1).unwrap();
+            assert!(second.grow_to(RECEIVE_BYTES + 11).is_err());
+            drop(first);
+            second.grow_to(RECEIVE_BYTES + 11).unwrap();
+            drop(second);
+            assert_eq!(registry.long_messages_bytes.get(), 0);
+        })
+        .unwrap();
     }
 }

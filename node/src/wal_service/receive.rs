@@ -6,9 +6,10 @@ use firn_core::wire::postgres::message::{self, HEADER_BYTES, Message, MessageErr
 use thiserror::Error;
 
 use crate::runtime::Stream;
+use crate::wal_service::connections::{NoRoom, Room};
 
 /// Room for one receive: many small appends, or a good part of a large one.
-const RECEIVE_BYTES: usize = 32 * 1024;
+pub const RECEIVE_BYTES: usize = 32 * 1024;
 
 /// Why no further message comes.
 #[derive(Debug, Error)]
@@ -19,6 +20,9 @@ pub enum ReceiveError {
     /// The socket failed.
     #[error("receive: {0}")]
     Io(#[from] io::Error),
+    /// Too many long messages at once.
+    #[error(transparent)]
+    NoRoom(#[from] NoRoom),
     /// A message that cannot be one.
     #[error(transparent)]
     Message(#[from] MessageError),
@@ -30,12 +34,14 @@ pub struct Received {
     bytes: Vec<u8>,
     /// Bytes before this are used.
     used: usize,
+    /// Of a node's own connections: what longer messages are taken from.
+    room: Option<Room>,
 }
 
 impl Received {
     /// Begins with bytes that came behind the startup message.
-    pub fn new(bytes: Vec<u8>) -> Received {
-        Received { bytes, used: 0 }
+    pub fn new(bytes: Vec<u8>, room: Room) -> Received {
+        Received { bytes, used: 0, room: Some(room) }
     }
 
     /// What is not used yet.
@@ -72,12 +78,23 @@ impl Received {
         self.bytes.drain(..self.used);
         self.used = 0;
         let missing = self.missing_bytes();
+        if let Some(room) = &mut self.room {
+            room.grow_to(self.bytes.len() + missing)?;
+        }
         self.bytes.reserve(missing.max(RECEIVE_BYTES));
         let (result, bytes) = stream.recv(std::mem::take(&mut self.bytes)).await;
         self.bytes = bytes;
         match result? {
             0 => Err(ReceiveError::Closed),
             _ => Ok(()),
+        }
+    }
+
+    /// Length of the message that is being received, as far as it says so already.
+    pub fn expected_bytes(&self) -> usize {
+        match self.unused().first_chunk::<HEADER_BYTES>() {
+            Some([_, length @ ..]) => 1 + u32::from_be_bytes(*length) as usize,
+            None => 0,
         }
     }
 

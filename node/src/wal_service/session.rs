@@ -29,6 +29,9 @@ pub const SUCCESSFUL: &str = "00000";
 /// SQLSTATE `too_many_connections`.
 const TOO_MANY_CONNECTIONS: &str = "53300";
 
+/// Longest password message; tokens have some hundred bytes, and `auth` refuses those of more than 8 KiB.
+const PASSWORD_BYTES_MAX: usize = 16 * 1024;
+
 /// Longest text of a parsed statement that is kept until it is executed.
 const STATEMENT_BYTES_MAX: usize = 16 * 1024;
 
@@ -91,7 +94,7 @@ pub async fn serve(shard: Shard, handover: Handover) {
     let session = Session {
         shard: shard.clone(),
         stream: stream.clone(),
-        received: Received::new(received),
+        received: Received::new(received, place.room()),
         place,
         parameters,
         temporary_slots: TemporarySlots::default(),
@@ -143,6 +146,10 @@ impl Session {
                     Frontend::Password(token) => keys.verify(token, now_unix_s.unwrap_or(0))?,
                     _ => return Err(SessionError::NoPassword),
                 };
+            }
+            // Nobody who is not let in yet takes memory.
+            if self.received.expected_bytes() > PASSWORD_BYTES_MAX {
+                return Err(SessionError::NoPassword);
             }
             self.received.fill(&self.stream).await?;
         };

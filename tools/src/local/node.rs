@@ -34,6 +34,7 @@ pub struct NodeProcess {
     options: NodeOptions,
     ports: Option<PortsFile>,
     process: Option<Process>,
+    wrapper: Vec<String>,
 }
 
 impl NodeProcess {
@@ -46,12 +47,18 @@ impl NodeProcess {
             options,
             ports: None,
             process: None,
+            wrapper: Vec::new(),
         })
     }
 
     /// Adds arguments to its command line, for its next start.
     pub fn add_arguments(&mut self, arguments: &[&str]) {
         self.options.arguments.extend(arguments.iter().map(|argument| (*argument).to_string()));
+    }
+
+    /// Starts it from now on by these words before its own command; they must end in it, as exec(2) does.
+    pub fn wrap(&mut self, words: &[&str]) {
+        self.wrapper = words.iter().map(|word| (*word).to_string()).collect();
     }
 
     /// Its data directory.
@@ -94,7 +101,15 @@ impl NodeProcess {
 
     /// The command that starts it, on the ports that it had before.
     pub fn command(&self) -> Result<Command> {
-        let mut command = Command::new(built_program("firn-node")?);
+        let program = built_program("firn-node")?;
+        let mut command = match self.wrapper.split_first() {
+            None => Command::new(program),
+            Some((first, rest)) => {
+                let mut command = Command::new(first);
+                command.args(rest).arg(program);
+                command
+            }
+        };
         let any = "127.0.0.1:0".to_string();
         let (pg, http) = match &self.ports {
             Some(ports) => (ports.pg.clone(), ports.http.clone()),

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use io_uring::{IoUring, Probe, opcode};
 use rustix::fs::{Access, Mode, OFlags};
 use rustix::io::{Errno, ReadWriteFlags};
-use rustix::process::{Resource, getrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use thiserror::Error;
 
 use super::super::buffer::{ALIGNMENT_BYTES, Buffer};
@@ -94,6 +94,7 @@ pub fn check_start(options: &RuntimeOptions, data_dir: &Path) -> Result<Checked,
 /// # Errors
 /// The first thing that Firn cannot do without.
 pub fn check_machine(options: &RuntimeOptions) -> Result<Checked, StartError> {
+    raise_open_files();
     let mut checked =
         Checked { options: options.clone(), degraded: Vec::new(), claims: Vec::new() };
     check_kernel(&mut checked)?;
@@ -130,6 +131,16 @@ pub fn check_directory_unchanged(path: &Path) -> Result<bool, StartError> {
     match durable() {
         Ok(_) => Ok(true),
         Err(error) => Err(StartError::NoDirectIo { path: path.to_path_buf(), error: error.into() }),
+    }
+}
+
+/// Raises the process' own limit on open files to what it may have: the usual 1,024 is a bound for programs that use
+/// select(2), which would fail beyond it.
+fn raise_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        // Without it there are fewer connections, each refused one with a line of its own.
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
     }
 }
 

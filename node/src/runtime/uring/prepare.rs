@@ -10,9 +10,10 @@ use std::path::Path;
 
 use bytes::Bytes;
 use io_uring::{opcode, squeue, types};
-use rustix::net::{AddressFamily, SocketFlags, SocketType, addr::SocketAddrArg, sockopt};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, addr::SocketAddrArg};
 
 use super::super::file::FILE_MODE;
+use super::super::network::set_tcp_options;
 use super::super::operation::{Completion, Handle, Operation};
 
 /// Ring operations count bytes in 32 bits; the kernel itself stops at 2 GiB less a page.
@@ -218,7 +219,7 @@ fn c_path(path: &Path) -> io::Result<CString> {
 fn new_socket(address: &SocketAddr) -> io::Result<OwnedFd> {
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let socket = rustix::net::socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-    sockopt::set_tcp_nodelay(&socket, true)?;
+    set_tcp_options(&socket)?;
     Ok(socket)
 }
 
