@@ -62,11 +62,14 @@ impl Operator {
             return Ok(());
         }
         match &work.phase {
-            Phase::Create => {
-                if create_added(world, &work.change, &mut work.stale) {
-                    work.phase = Phase::Joint;
+            Phase::Create => match create_added(world, &work.change, &mut work.stale) {
+                Created::All => work.phase = Phase::Joint,
+                Created::Some => {}
+                Created::Refused => {
+                    marks::hit("operator.refused_other_members");
+                    self.work = None;
                 }
-            }
+            },
             Phase::Joint => {
                 if !is_of_use(world, &work.change) {
                     // Disks were lost since it was thought of. Nobody but the added node heard of it.
@@ -187,12 +190,19 @@ fn draw_target(world: &mut World, present: &Membership) -> Option<Vec<Member>> {
     (MEMBERS.contains(&target.len()) && useful >= majority_of(target.len())).then_some(target)
 }
 
-/// Whether all that are to be created hold the timeline now.
+/// How far the creation on added nodes is.
+enum Created {
+    All,
+    Some,
+    /// A node holds the timeline for another change, which nobody else may have heard of.
+    Refused,
+}
+
 fn create_added(
     world: &mut World,
     change: &MembershipChange,
     stale: &mut BTreeSet<NodeId>,
-) -> bool {
+) -> Created {
     let create = Create { membership: change.joint().clone(), ..world.create.clone() };
     let mut missing = change.created();
     for index in reached(world) {
@@ -201,12 +211,23 @@ fn create_added(
             world.exclude(index, &change.before());
         }
         let node = &mut world.nodes[index];
-        if missing.remove(&node.id) && !node.has_disk() {
-            node.create(&create);
-            world.checks.log_cut(node.id, firn_core::types::Lsn::INVALID);
+        if !missing.contains(&node.id) {
+            continue;
         }
+        match node.view().map(|view| view.state.membership.has_members_of(change.joint())) {
+            None => {
+                node.create(&create);
+                world.checks.log_cut(node.id, firn_core::types::Lsn::INVALID);
+            }
+            Some(true) => {}
+            Some(false) => return Created::Refused,
+        }
+        missing.remove(&world.nodes[index].id);
     }
-    missing.is_empty()
+    match missing.is_empty() {
+        true => Created::All,
+        false => Created::Some,
+    }
 }
 
 /// Switches the members that can be reached; where those stand that took it.
