@@ -263,6 +263,12 @@ fn messages_out_of_bounds_end_their_connection_only() -> Result<()> {
     let text = answer_to(&node.pg_address()?, &oversized)?;
     ensure!(text.contains("expected 4 to 1048576"), "{text}");
 
+    let mut unknown_version = startup(&options);
+    unknown_version.query("START_WAL_PUSH (proto_version '9')");
+    unknown_version.message(b'd', |out| out.extend_from_slice(b"g"));
+    let text = answer_to(&node.pg_address()?, &unknown_version)?;
+    ensure!(text == "unsupported protocol version 9", "{text}");
+
     let mut garbage = startup(&options);
     garbage.query("START_WAL_PUSH (proto_version '3')");
     garbage.message(b'd', |out| out.extend_from_slice(b"zzz"));

@@ -172,6 +172,23 @@ fn a_tombstone_refuses_old_generations() {
 }
 
 #[test]
+fn entries_that_contradict_the_ones_before_are_refused_and_change_nothing() {
+    let wal = [0; 20];
+    let mut state = state(&[(1, create(1)), (1, elected(2, A)), (1, append(2, A, &wal))]);
+    let before = state.clone();
+    let below_commit = elected(3, A - 1);
+    let past_the_end = elected(3, A + 21);
+    let gap = append(2, A + 21, &wal);
+    let stale_term = append(1, A + 20, &wal);
+    let old_vote = Entry::Change(key(), Change::Vote { term: Term(2) });
+    for entry in [below_commit, past_the_end, gap, stale_term, old_vote] {
+        let error = state.apply(&entry, at(2)).unwrap_err();
+        assert!(matches!(error, StateError::Change { .. }), "{error}");
+        assert_eq!(state, before, "{error}");
+    }
+}
+
+#[test]
 fn lost_frames_make_every_timeline_suspect_until_it_is_seeded_again() {
     let mut state = state(&[(1, create(1))]);
     let previous = super::super::entry::PreviousEnd { end: None, corrupt: true };
