@@ -11,11 +11,13 @@ use firn_core::types::Lsn;
 use crate::local::postgres::{PostgresServer, run};
 use crate::recordings::shared_directory;
 
-/// Each client's transactions of pgbench's own workload, and of the mixed one that runs beside it.
-const PGBENCH_TRANSACTIONS: u32 = 1_600;
-const MIXED_TRANSACTIONS: u32 = 300;
-/// What both write at least while they run at once.
+/// Each client's transactions in a round, of pgbench's own workload and of the mixed one that runs beside it.
+const PGBENCH_TRANSACTIONS: u32 = 400;
+const MIXED_TRANSACTIONS: u32 = 75;
+/// What both write at least, in as many rounds as it takes: how many images of pages they write depends on how they meet.
 const CONCURRENT_WAL_BYTES_MIN: u64 = 300 << 20;
+/// Rounds write about 60 MB each.
+const ROUNDS_MAX: usize = 20;
 /// Scripts whose images are compressed by other methods: lz4 is the one that costs little.
 const OTHER_COMPRESSION: [(&str, &str); 3] =
     [("08_misc", "off"), ("10_ddl", "pglz"), ("05b_gist", "zstd")];
@@ -71,16 +73,24 @@ pub fn run_clients(
     let start = wal_position(server)?;
     let mut mixed = start_mixed(server)?;
     then()?;
-    if with_pgbench {
-        run(pgbench(server, PGBENCH_TRANSACTIONS).arg("postgres"))?;
+    if !with_pgbench {
+        return wait_for(&mut mixed);
     }
-    let status = mixed.wait().context("cannot wait for pgbench")?;
+    for _ in 0..ROUNDS_MAX {
+        run(pgbench(server, PGBENCH_TRANSACTIONS).arg("postgres"))?;
+        wait_for(&mut mixed)?;
+        if wal_position(server)? - start >= CONCURRENT_WAL_BYTES_MIN {
+            return Ok(());
+        }
+        mixed = start_mixed(server)?;
+    }
+    wait_for(&mut mixed)?;
+    bail!("{ROUNDS_MAX} rounds wrote less than {CONCURRENT_WAL_BYTES_MIN} bytes of WAL")
+}
+
+fn wait_for(pgbench: &mut Child) -> Result<()> {
+    let status = pgbench.wait().context("cannot wait for pgbench")?;
     ensure!(status.success(), "pgbench ended with {status}");
-    let bytes = wal_position(server)? - start;
-    ensure!(
-        !with_pgbench || bytes >= CONCURRENT_WAL_BYTES_MIN,
-        "the clients wrote {bytes} bytes of WAL"
-    );
     Ok(())
 }
 
