@@ -10,9 +10,12 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use anyhow::Context;
+use firn_node::runtime::baseline::others::FILE_BYTES;
+use firn_node::runtime::baseline::uring::{request, serve};
+use firn_node::runtime::baseline::zero_filled;
 use firn_node::runtime::{
-    Buffer, Device, File, OneshotSender, OpenOptions, Runtime, RuntimeOptions, Stream, TaskClass,
-    block_on_with, mailbox, oneshot, start_shards,
+    Buffer, Device, File, OneshotSender, Runtime, RuntimeOptions, TaskClass, block_on_with,
+    mailbox, oneshot, start_shards,
 };
 use futures_util::future::try_join_all;
 
@@ -20,10 +23,6 @@ use crate::measure::{Row, print_head};
 
 /// A page, and the reply to one.
 const BLOCK_BYTES: usize = 8192;
-/// The file that is written and read: larger than what a device caches for one stream.
-const FILE_BYTES: u64 = 64 << 20;
-/// Bytes per write of the zero fill.
-const FILL_BYTES: usize = 1 << 20;
 /// Spin budget of the row that spins.
 const SPIN: Duration = Duration::from_micros(100);
 
@@ -48,13 +47,7 @@ pub fn run(directory: &Path, operations: u64, device: Device) -> anyhow::Result<
 }
 
 async fn disk(runtime: &Runtime, path: &Path, operations: u64) -> anyhow::Result<()> {
-    let file = runtime.open(path, OpenOptions::read_write().create().truncate()).await?;
-    let mut zeroes = Buffer::zeroed(FILL_BYTES);
-    for offset_bytes in (0..FILE_BYTES).step_by(FILL_BYTES) {
-        let (result, returned) = file.write_at(zeroes, offset_bytes).await;
-        result?;
-        zeroes = returned;
-    }
+    let file = zero_filled(runtime, path, FILE_BYTES).await?;
     file.fdatasync().await?;
     for depth in [1, 2, 4, 8] {
         let name = format!("durable write, depth {depth}");
@@ -125,53 +118,11 @@ async fn tcp(runtime: &Runtime, operations: u64) -> anyhow::Result<()> {
             runtime.spawn(TaskClass::Latency, serve(served)).detach();
         }
         let row = RefCell::new(Row::begin(runtime)?);
-        let requests = clients
-            .into_iter()
-            .map(|client| request(runtime, client, operations.div_ceil(connections), &row));
+        let each = operations.div_ceil(connections);
+        let answered = |started| row.borrow_mut().record(runtime.now() - started);
+        let requests = clients.into_iter().map(|client| request(client, each, answered));
         try_join_all(requests).await?;
         row.into_inner().print(&format!("TCP replies, {connections} connections"))?;
-    }
-    Ok(())
-}
-
-async fn serve(stream: Stream) {
-    let mut request = Vec::with_capacity(64);
-    let mut reply = vec![0; BLOCK_BYTES];
-    loop {
-        request.clear();
-        let (received, returned) = stream.recv(request).await;
-        request = returned;
-        if !matches!(received, Ok(1..)) {
-            return;
-        }
-        let (sent, returned) = stream.send_all(reply).await;
-        reply = returned;
-        if sent.is_err() {
-            return;
-        }
-    }
-}
-
-async fn request(
-    runtime: &Runtime,
-    stream: Stream,
-    count: u64,
-    row: &RefCell<Row>,
-) -> anyhow::Result<()> {
-    let mut request = vec![0; 32];
-    let mut reply = Vec::with_capacity(BLOCK_BYTES);
-    for _ in 0..count {
-        let started = runtime.now();
-        let (sent, returned) = stream.send_all(request).await;
-        sent?;
-        request = returned;
-        reply.clear();
-        while reply.len() < BLOCK_BYTES {
-            let (received, returned) = stream.recv(reply).await;
-            reply = returned;
-            anyhow::ensure!(received? > 0, "the server closed the connection");
-        }
-        row.borrow_mut().record(runtime.now() - started);
     }
     Ok(())
 }

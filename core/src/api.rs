@@ -93,6 +93,21 @@ pub struct CreateTimeline {
     pub commit_lsn: Option<Lsn>,
 }
 
+impl CreateTimeline {
+    /// The timeline that another node has, as an empty one with these acceptors.
+    pub fn like(status: &TimelineStatus, mconf: Membership) -> CreateTimeline {
+        CreateTimeline {
+            key: status.key,
+            mconf,
+            pg_version: status.pg_info.pg_version,
+            system_id: Some(status.pg_info.system_id),
+            wal_seg_size: Some(status.pg_info.wal_seg_size),
+            start_lsn: status.timeline_start_lsn,
+            commit_lsn: None,
+        }
+    }
+}
+
 /// What an acceptor knows of a timeline. Positions are what its memory says, which may run ahead of its disk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TimelineStatus {

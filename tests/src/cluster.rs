@@ -98,6 +98,16 @@ impl TestCluster {
         Ok(String::from_utf8_lossy(&stdout).into_owned())
     }
 
+    /// The primary and its relay die, a standby is promoted, and a new relay follows it.
+    pub fn fail_over(&mut self, promoted: PostgresServer) -> Result<()> {
+        self.postgres.kill()?;
+        self.relay.kill()?;
+        promoted.sql("SELECT pg_promote()")?;
+        self.relay = self.relay_from(&promoted, "promoted.log");
+        self.postgres = promoted;
+        self.relay.start()
+    }
+
     /// Rebuilds from the base backup `base` into `to` (both in the cluster's directory) and starts the new primary.
     pub fn rebuild(&self, base: &str, to: &str) -> Result<PostgresServer> {
         let (base, to) = (self.path(base), self.path(to));

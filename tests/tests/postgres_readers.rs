@@ -48,12 +48,7 @@ fn finish_segment(cluster: &mut TestCluster) -> String {
 /// The next server to write: a standby that has everything is promoted, and a relay follows it.
 fn fail_over(cluster: &mut TestCluster, mut promoted: PostgresServer) {
     catch_up(&cluster.postgres, &mut promoted).unwrap();
-    cluster.postgres.kill().unwrap();
-    cluster.relay.kill().unwrap();
-    promoted.sql("SELECT pg_promote()").unwrap();
-    cluster.relay = cluster.relay_from(&promoted, "promoted.log");
-    cluster.postgres = promoted;
-    cluster.relay.start().unwrap();
+    cluster.fail_over(promoted).unwrap();
 }
 
 /// The files in `received` that are complete are those of a server's `pg_wal`, byte for byte; how many.

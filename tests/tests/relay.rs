@@ -158,12 +158,7 @@ fn a_promoted_standby_is_followed_when_nothing_committed_is_missing() {
         let mut cluster = cluster_of(install);
         insert(&mut cluster, 1);
         let promoted = standby(&cluster);
-        cluster.postgres.kill().unwrap();
-        cluster.relay.kill().unwrap();
-        promoted.sql("SELECT pg_promote()").unwrap();
-        cluster.relay = cluster.relay_from(&promoted, "promoted.log");
-        cluster.postgres = promoted;
-        cluster.relay.start().unwrap();
+        cluster.fail_over(promoted).unwrap();
         insert(&mut cluster, 2);
         cluster.relay.kill().unwrap();
         cluster.relay.start().unwrap();

@@ -91,8 +91,7 @@ impl Mover {
             true => SegmentWal::read(shared, segment, &mut self.windows).await,
             false => SegmentWal::default(),
         };
-        let buffer = Some(Buffer::zeroed(FilePiece::BYTES_MAX as usize + 2 * BLOCK_BYTES));
-        let mut evacuation = Evacuation { shared, segment, wal, buffer, tickets: Vec::new() };
+        let mut evacuation = Evacuation { shared, segment, wal, buffer: None, tickets: Vec::new() };
         let moved = self.move_all(&mut evacuation, &keys).await;
         self.windows = evacuation.wal.into_windows();
         moved
@@ -148,7 +147,7 @@ struct Evacuation<'a> {
     segment: SegmentPlace,
     /// As far as it was read at once.
     wal: SegmentWal,
-    /// For what goes into files; away while the device has it, and lost with a read or write that is dropped.
+    /// For what goes into files; made for the first of it, away while the device has it.
     buffer: Option<Buffer>,
     tickets: Vec<Ticket>,
 }

@@ -226,15 +226,7 @@ impl Change<'_> {
     fn create_where_missing(&self, change: &MembershipChange) -> Result<()> {
         let example = self.statuses.values().flatten().max_by_key(|status| status.mconf.generation);
         let example = example.context("no node told about the timeline")?;
-        let body = CreateTimeline {
-            key: self.key,
-            mconf: change.joint().clone(),
-            pg_version: example.pg_info.pg_version,
-            system_id: Some(example.pg_info.system_id),
-            wal_seg_size: Some(example.pg_info.wal_seg_size),
-            start_lsn: example.timeline_start_lsn,
-            commit_lsn: None,
-        };
+        let body = CreateTimeline::like(example, change.joint().clone());
         let stale = change.stale(&self.known());
         for id in change.created() {
             let client = self.clients.get(&id).with_context(|| {

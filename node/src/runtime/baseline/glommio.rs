@@ -8,14 +8,13 @@ use std::path::Path;
 use std::rc::Rc;
 
 use futures_lite::{AsyncReadExt, AsyncWriteExt};
-use futures_util::future::try_join_all;
 use glommio::channels::shared_channel;
 use glommio::io::{DmaFile, OpenOptions};
 use glommio::net::{TcpListener, TcpStream};
 use glommio::{GlommioError, LocalExecutorBuilder, Placement};
 
 use super::super::threads;
-use super::others::{BLOCK_BYTES, Measured, Meter, REQUEST_BYTES, Work, offset_of};
+use super::others::{BLOCK_BYTES, Measured, Meter, REQUEST_BYTES, Work, at_once, offset_of};
 
 /// Does `operations` operations of a kind. Files lie in a file of [`super::others::FILE_BYTES`].
 ///
@@ -47,16 +46,15 @@ async fn blocks(path: &Path, depth: u64, operations: u64, write: bool) -> io::Re
         options.custom_flags(libc::O_DSYNC);
     }
     let file = options.dma_open(path).await?;
-    let meter = RefCell::new(Meter::begin());
-    let lanes = (0..depth).map(|lane| block_lane(&file, &meter, (lane, depth), operations, write));
-    try_join_all(lanes).await?;
+    let lane = |lane, meter| block_lane(&file, meter, (lane, depth), operations, write);
+    let measured = at_once(0..depth, lane).await?;
     file.close().await?;
-    Ok(meter.into_inner().end())
+    Ok(measured)
 }
 
 async fn block_lane(
     file: &DmaFile,
-    meter: &RefCell<Meter>,
+    meter: Rc<RefCell<Meter>>,
     (lane, depth): (u64, u64),
     operations: u64,
     write: bool,
@@ -87,12 +85,8 @@ async fn requests(connections: u64, operations: u64) -> io::Result<Measured> {
         glommio::spawn_local(serve(served)).detach();
         clients.push(client);
     }
-    let meter = Rc::new(RefCell::new(Meter::begin()));
     let each = operations.div_ceil(connections);
-    let asking = clients.into_iter().map(|client| ask(client, each, meter.clone()));
-    try_join_all(asking).await?;
-    let meter = Rc::into_inner(meter).expect("all that ask have ended");
-    Ok(meter.into_inner().end())
+    at_once(clients, |client, meter| ask(client, each, meter)).await
 }
 
 async fn serve(mut stream: TcpStream) {

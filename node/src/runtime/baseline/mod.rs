@@ -15,7 +15,7 @@ pub mod others;
 #[cfg(feature = "baselines")]
 mod tokio;
 #[cfg(feature = "baselines")]
-mod uring;
+pub mod uring;
 
 use std::io;
 use std::path::Path;
@@ -30,7 +30,10 @@ const FILL_BYTES: u64 = 1 << 20;
 pub type Heard<'a> = &'a dyn Fn(MonotonicTime, Duration);
 
 /// A new file of zeroes that are on the device, as the journal prepares its segments. `len_bytes` is a multiple of 4 KiB.
-async fn zero_filled(runtime: &Runtime, path: &Path, len_bytes: u64) -> io::Result<File> {
+///
+/// # Errors
+/// Those of the file system.
+pub async fn zero_filled(runtime: &Runtime, path: &Path, len_bytes: u64) -> io::Result<File> {
     let file = runtime.open(path, OpenOptions::read_write().create().truncate()).await?;
     file.fallocate(0, len_bytes).await?;
     let mut buffer = Buffer::zeroed(FILL_BYTES.min(len_bytes) as usize);

@@ -1,11 +1,14 @@
 //! The same small work on three runtimes: the product's own, glommio, tokio. Each does it in its best way, alone in its
 //! process; its start is not counted.
 
+use std::cell::RefCell;
 use std::io;
 use std::path::Path;
+use std::rc::Rc;
 use std::str::FromStr;
 use std::time::Duration;
 
+use futures_util::future::try_join_all;
 use rustix::time::{ClockId, clock_gettime};
 
 use super::super::clock::monotonic;
@@ -17,7 +20,7 @@ use super::{glommio, tokio, uring};
 pub(super) const BLOCK_BYTES: usize = 8192;
 /// A request.
 pub(super) const REQUEST_BYTES: usize = 32;
-/// The file that is written and read.
+/// The file that is written and read: larger than what a device caches for one stream.
 pub const FILE_BYTES: u64 = 64 << 20;
 
 /// What is done.
@@ -167,6 +170,20 @@ impl Meter {
         let (elapsed, cpu) = (monotonic() - self.started, process_cpu() - self.cpu);
         Measured { latencies_ns: self.latencies_ns, elapsed, cpu }
     }
+}
+
+/// Does parts of some work at once, each of which records its operations.
+pub(super) async fn at_once<T, F>(
+    parts: impl IntoIterator<Item = T>,
+    mut work: impl FnMut(T, Rc<RefCell<Meter>>) -> F,
+) -> io::Result<Measured>
+where
+    F: Future<Output = io::Result<()>>,
+{
+    let meter = Rc::new(RefCell::new(Meter::begin()));
+    try_join_all(parts.into_iter().map(|part| work(part, meter.clone()))).await?;
+    let meter = Rc::into_inner(meter).expect("all parts have ended");
+    Ok(meter.into_inner().end())
 }
 
 fn process_cpu() -> Duration {

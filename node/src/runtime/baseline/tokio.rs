@@ -10,12 +10,11 @@ use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use futures_util::future::try_join_all;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
 use super::super::{Buffer, threads};
-use super::others::{BLOCK_BYTES, Measured, Meter, REQUEST_BYTES, Work, offset_of};
+use super::others::{BLOCK_BYTES, Measured, Meter, REQUEST_BYTES, Work, at_once, offset_of};
 
 /// Does `operations` operations of a kind. Files lie in a file of [`super::others::FILE_BYTES`].
 ///
@@ -38,15 +37,13 @@ async fn blocks(path: &Path, depth: u64, operations: u64, write: bool) -> io::Re
     let flags = libc::O_DIRECT | if write { libc::O_DSYNC } else { 0 };
     let file = OpenOptions::new().read(true).write(true).custom_flags(flags).open(path)?;
     let file = Arc::new(file);
-    let meter = RefCell::new(Meter::begin());
-    let lanes = (0..depth).map(|lane| block_lane(&file, &meter, (lane, depth), operations, write));
-    try_join_all(lanes).await?;
-    Ok(meter.into_inner().end())
+    let lane = |lane, meter| block_lane(&file, meter, (lane, depth), operations, write);
+    at_once(0..depth, lane).await
 }
 
 async fn block_lane(
     file: &Arc<File>,
-    meter: &RefCell<Meter>,
+    meter: Rc<RefCell<Meter>>,
     (lane, depth): (u64, u64),
     operations: u64,
     write: bool,
@@ -83,12 +80,8 @@ async fn requests(connections: u64, operations: u64) -> io::Result<Measured> {
                 tokio::task::spawn_local(serve(served));
                 clients.push(client);
             }
-            let meter = Rc::new(RefCell::new(Meter::begin()));
             let each = operations.div_ceil(connections);
-            let asking = clients.into_iter().map(|client| ask(client, each, meter.clone()));
-            try_join_all(asking).await?;
-            let meter = Rc::into_inner(meter).expect("all that ask have ended");
-            Ok(meter.into_inner().end())
+            at_once(clients, |client, meter| ask(client, each, meter)).await
         })
         .await
 }

@@ -6,13 +6,11 @@ use std::path::Path;
 use std::rc::Rc;
 use std::sync::Mutex;
 
-use futures_util::future::try_join_all;
-
 use super::super::{
-    Buffer, File, OneshotSender, OpenOptions, Runtime, RuntimeOptions, Stream, TaskClass, block_on,
-    mailbox, oneshot, start_shards,
+    Buffer, File, MonotonicTime, OneshotSender, OpenOptions, Runtime, RuntimeOptions, Stream,
+    TaskClass, block_on, mailbox, oneshot, start_shards,
 };
-use super::others::{BLOCK_BYTES, Measured, Meter, REQUEST_BYTES, Work, offset_of};
+use super::others::{BLOCK_BYTES, Measured, Meter, REQUEST_BYTES, Work, at_once, offset_of};
 
 /// Does `operations` operations of a kind. Files lie in a file of [`super::others::FILE_BYTES`].
 ///
@@ -41,15 +39,13 @@ async fn blocks(
     write: bool,
 ) -> io::Result<Measured> {
     let file = runtime.open(path, OpenOptions::read_write()).await?;
-    let meter = RefCell::new(Meter::begin());
-    let lanes = (0..depth).map(|lane| block_lane(&file, &meter, (lane, depth), operations, write));
-    try_join_all(lanes).await?;
-    Ok(meter.into_inner().end())
+    let lane = |lane, meter| block_lane(&file, meter, (lane, depth), operations, write);
+    at_once(0..depth, lane).await
 }
 
 async fn block_lane(
     file: &File,
-    meter: &RefCell<Meter>,
+    meter: Rc<RefCell<Meter>>,
     (lane, depth): (u64, u64),
     operations: u64,
     write: bool,
@@ -81,15 +77,12 @@ async fn requests(runtime: &Runtime, connections: u64, operations: u64) -> io::R
         let served = listener.accept().await?;
         runtime.spawn(TaskClass::Latency, serve(served)).detach();
     }
-    let meter = Rc::new(RefCell::new(Meter::begin()));
     let each = operations.div_ceil(connections);
-    let asking = clients.into_iter().map(|client| ask(client, each, meter.clone()));
-    try_join_all(asking).await?;
-    let meter = Rc::into_inner(meter).expect("all that ask have ended");
-    Ok(meter.into_inner().end())
+    at_once(clients, |client, meter| ask(client, each, meter)).await
 }
 
-async fn serve(stream: Stream) {
+/// Answers requests until the client is gone.
+pub async fn serve(stream: Stream) {
     let mut request = Vec::with_capacity(REQUEST_BYTES);
     let mut reply = vec![0; BLOCK_BYTES];
     loop {
@@ -108,6 +101,18 @@ async fn serve(stream: Stream) {
 }
 
 async fn ask(stream: Stream, count: u64, meter: Rc<RefCell<Meter>>) -> io::Result<()> {
+    request(stream, count, |started| meter.borrow_mut().record(started)).await
+}
+
+/// Sends so many requests, one after the other, and tells of each when it began and has been answered.
+///
+/// # Errors
+/// Those of the sockets, and if the server ends.
+pub async fn request(
+    stream: Stream,
+    count: u64,
+    mut answered: impl FnMut(MonotonicTime),
+) -> io::Result<()> {
     let mut request = vec![0; REQUEST_BYTES];
     let mut reply = Vec::with_capacity(BLOCK_BYTES);
     for _ in 0..count {
@@ -123,7 +128,7 @@ async fn ask(stream: Stream, count: u64, meter: Rc<RefCell<Meter>>) -> io::Resul
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
         }
-        meter.borrow_mut().record(started);
+        answered(started);
     }
     Ok(())
 }

@@ -91,15 +91,7 @@ impl Work {
         example: &TimelineStatus,
     ) {
         self.note(Note::Issue(change.joint().clone()));
-        let body = CreateTimeline {
-            key: self.key,
-            mconf: change.joint().clone(),
-            pg_version: example.pg_info.pg_version,
-            system_id: Some(example.pg_info.system_id),
-            wal_seg_size: Some(example.pg_info.wal_seg_size),
-            start_lsn: example.timeline_start_lsn,
-            commit_lsn: None,
-        };
+        let body = CreateTimeline::like(example, change.joint().clone());
         for door in self.doors.iter().filter(|door| change.created().contains(&door.id)) {
             if stale.contains(&door.id) {
                 self.note(Note::Exclude(door.id));
