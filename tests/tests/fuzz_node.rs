@@ -362,10 +362,13 @@ fn journal_formats_with_fitting_checksums() {
             }
         }
     }
+    // A journal that was closed while it wrote a snapshot leaves half of one behind.
+    let (snapshots, states): (Vec<Vec<u8>>, Vec<ShardState>) = snapshots
+        .into_iter()
+        .filter_map(|bytes| Snapshot::decode(&bytes).ok().map(|found| (bytes, found.state)))
+        .unzip();
     assert!(!snapshots.is_empty(), "no snapshots");
     assert!(!entries.is_empty(), "no entries");
-    let states: Vec<ShardState> =
-        snapshots.iter().map(|bytes| Snapshot::decode(bytes).unwrap().state).collect();
     fuzz("journal_formats_with_fitting_checksums", &entries, |input, random| {
         let chosen = random.index(snapshots.len());
         let mut snapshot = snapshots[chosen].clone();

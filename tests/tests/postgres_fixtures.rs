@@ -38,9 +38,18 @@ fn every_version_starts_survives_a_kill_and_ends_with_its_handle() {
 
         let pid_file = server.data().join("postmaster.pid");
         let pid = std::fs::read_to_string(pid_file).unwrap().lines().next().unwrap().to_string();
+        let segment = server.shared_memory_segment().unwrap();
+        assert!(shared_memory_segments().contains(&segment));
         drop(server);
         assert!(!Path::new("/proc").join(pid).exists());
+        assert!(!shared_memory_segments().contains(&segment));
     }
+}
+
+/// Ids of the System V shared memory segments of this machine.
+fn shared_memory_segments() -> Vec<String> {
+    let table = std::fs::read_to_string("/proc/sysvipc/shm").unwrap();
+    table.lines().skip(1).map(|line| line.split_whitespace().nth(1).unwrap().into()).collect()
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -11,7 +11,7 @@ use rustix::process::Signal;
 
 use crate::clock::wait_until;
 use crate::local::postgres_install::{PostgresInstall, ServerUser};
-use crate::local::process::{Process, children, free_port, kill_orphans, log_tail};
+use crate::local::process::{Process, free_port, log_tail};
 
 /// How long a server may take to accept connections; it may have a crash recovery to do.
 const START_LIMIT: Duration = Duration::from_secs(60);
@@ -26,6 +26,8 @@ pub struct PostgresServer {
     data: PathBuf,
     port: u16,
     process: Option<Process>,
+    /// The shared memory segment that a killed server left behind; its next start removes it.
+    left_segment: Option<String>,
 }
 
 impl PostgresServer {
@@ -67,7 +69,8 @@ impl PostgresServer {
     /// Takes a data directory that exists, stopped; it will listen on a port of its own.
     pub fn adopt(install: PostgresInstall, data: &Path) -> Result<PostgresServer> {
         ServerUser::give(data)?;
-        Ok(PostgresServer { install, data: data.to_path_buf(), port: free_port()?, process: None })
+        let (data, port) = (data.to_path_buf(), free_port()?);
+        Ok(PostgresServer { install, data, port, process: None, left_segment: None })
     }
 
     /// Appends settings to `postgresql.conf`; they count from the next start or reload on.
@@ -146,9 +149,13 @@ impl PostgresServer {
         let mut command = self.install.command("postgres")?;
         command.arg("-D").arg(&self.data).args(["-p", &self.port.to_string()]);
         // One setting each; the data directory's own file may come from another server's base backup.
-        for setting in
-            ["listen_addresses=127.0.0.1", "unix_socket_directories=", "logging_collector=off"]
-        {
+        for setting in [
+            "listen_addresses=127.0.0.1",
+            "unix_socket_directories=",
+            "logging_collector=off",
+            // In the data directory: what a killed server leaves goes away with it.
+            "dynamic_shared_memory_type=mmap",
+        ] {
             command.args(["-c", setting]);
         }
         for (name, value) in settings {
@@ -156,6 +163,7 @@ impl PostgresServer {
         }
         let name = format!("Postgres {} in {}", self.install.major, self.data.display());
         self.process = Some(Process::start(&name, &mut command, &self.log())?);
+        self.left_segment = None;
         Ok(())
     }
 
@@ -191,9 +199,18 @@ impl PostgresServer {
     /// `kill -9` of the postmaster and all its processes.
     pub fn kill(&mut self) -> Result<()> {
         let Some(mut process) = self.process.take() else { return Ok(()) };
-        let backends = children(process.pid());
-        process.kill()?;
-        kill_orphans(&backends)
+        process.kill_with_children()?;
+        self.left_segment = self.shared_memory_segment();
+        Ok(())
+    }
+
+    /// The id of its System V shared memory segment: the second number of a line of `postmaster.pid` (PostgreSQL
+    /// src/include/utils/pidfile.h, LOCK_FILE_LINE_SHMEM_KEY). A server that stopped has none.
+    pub fn shared_memory_segment(&self) -> Option<String> {
+        const LINE_SHMEM_KEY: usize = 7;
+        let text = fs::read_to_string(self.data.join("postmaster.pid")).ok()?;
+        let line = text.lines().nth(LINE_SHMEM_KEY - 1)?;
+        line.split_whitespace().nth(1).map(String::from)
     }
 
     /// Runs SQL in one psql session and returns what it printed: rows as lines, columns separated by `|`.
@@ -242,6 +259,9 @@ impl Drop for PostgresServer {
     fn drop(&mut self) {
         // Nobody is left to report to; the processes end anyway when their postmaster is gone.
         let _ = self.kill();
+        if let Some(segment) = &self.left_segment {
+            let _ = Command::new("ipcrm").args(["-m", segment]).stderr(Stdio::null()).status();
+        }
     }
 }
 

@@ -92,6 +92,23 @@ impl Process {
         Ok(())
     }
 
+    /// `kill -9` of it and of the processes it started, and waits until all are gone.
+    pub fn kill_with_children(&mut self) -> Result<()> {
+        if self.ended()?.is_none() {
+            // While it stands still it starts no process that we would miss.
+            self.signal(Signal::STOP)?;
+            let stands = || {
+                let state = state_and_parent(self.pid()).map(|(state, _)| state);
+                Ok(matches!(state, None | Some('T' | 'Z')).then_some(()))
+            };
+            wait_until(STOP_LIMIT, stands)?
+                .with_context(|| format!("cannot stop {}", self.name))?;
+        }
+        let children = children(self.pid());
+        self.kill()?;
+        kill_orphans(&children)
+    }
+
     /// Ends it as Ctrl-C does, and waits until it is gone.
     pub fn interrupt(&mut self) -> Result<ExitStatus> {
         self.stop(Signal::INT)
@@ -147,27 +164,24 @@ pub fn built_program(name: &str) -> Result<PathBuf> {
 pub fn children(parent: u32) -> Vec<u32> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    pids.filter(|pid| parent_of(*pid) == Some(parent)).collect()
+    pids.filter(|pid| state_and_parent(*pid).is_some_and(|(_, of)| of == parent)).collect()
 }
 
-/// The parent's id, from `/proc/PID/stat`: `pid (name) state parent ...`; the name may hold anything but ends with the
+/// State and parent from `/proc/PID/stat`: `pid (name) state parent ...`; the name may hold anything but ends with the
 /// last closing parenthesis.
-fn parent_of(pid: u32) -> Option<u32> {
+fn state_and_parent(pid: u32) -> Option<(char, u32)> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
+    Some((fields.next()?.chars().next()?, fields.next()?.parse().ok()?))
 }
 
 /// `kill -9` of processes that a child of ours started, and waits until they are gone.
-pub fn kill_orphans(pids: &[u32]) -> Result<()> {
+fn kill_orphans(pids: &[u32]) -> Result<()> {
     for pid in pids {
         // Gone already is what we want.
         let _ = kill_process(pid_of(*pid), Signal::KILL);
     }
-    let is_alive = |pid: &u32| {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        let state = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().next());
-        state.is_some_and(|state| state != "Z")
-    };
+    let is_alive = |pid: &u32| state_and_parent(*pid).is_some_and(|(state, _)| state != 'Z');
     let gone = || Ok((!pids.iter().any(is_alive)).then_some(()));
     wait_until(STOP_LIMIT, gone)?.context("processes survive kill -9")
 }
