@@ -103,6 +103,29 @@ fn a_timeline_whose_creation_was_lost_begins_as_one_to_reseed() -> Result<()> {
     Ok(())
 }
 
+/// Nothing of it is left, not even its term: an election that nobody won must not open it.
+#[test]
+fn a_timeline_whose_creation_was_lost_stays_closed_while_the_others_cannot_be_asked() -> Result<()>
+{
+    let (mut nodes, _) = nodes_with_committed_wal()?;
+    let creation = nodes.creation()?;
+    nodes[0].kill()?;
+    nodes[1].kill()?;
+    rot_frame_with(&nodes[0], "create")?;
+    nodes[0].start()?;
+    nodes.client(0)?.create(&creation)?;
+
+    let status = nodes.wait_for(0, "tried", |status| status.reseed_error.is_some())?;
+    ensure!(status.standing == StandingStatus::Suspect, "{status:?}");
+    let refused = nodes.connect(0)?.greet(SYSTEM_ID).unwrap_err().to_string();
+    ensure!(refused.contains("may have lost acknowledged data"), "{refused}");
+
+    nodes[1].start()?;
+    let status = wait_whole(&nodes, 0)?;
+    ensure!(status.flush_lsn >= RECORDED_COMMIT, "not as an empty acceptor: {status:?}");
+    Ok(())
+}
+
 /// `firn journal repair` of one node; whether it succeeded, and what it said.
 fn repair(nodes: &Nodes, index: usize, arguments: &[&str]) -> Result<(bool, String)> {
     let url = nodes[index].url()?;

@@ -185,11 +185,13 @@ impl Campaign<'_> {
         }
     }
 
-    async fn wait_for_election(&self) {
+    /// Waits for the term that a quorum promised; `None`: the campaign ended before, and nobody promised anything.
+    async fn wait_for_election(&self) -> Option<Term> {
         loop {
             let changed = self.changed.notified();
-            if self.proposer.borrow().donor().is_some() || self.is_stopped() {
-                return;
+            let won = self.proposer.borrow().won_term();
+            if won.is_some() || self.is_stopped() {
+                return won;
             }
             changed.await;
         }
@@ -220,10 +222,10 @@ impl Campaign<'_> {
         }
     }
 
-    /// Waits until the others promised a term, and has the acceptor here take part from there on.
+    /// Waits until the others promised a term, and has the acceptor here take part from there on. It stays closed when they
+    /// did not: of a proposer that was not elected the term says nothing.
     async fn begin_seeding(&self) -> Result<(), String> {
-        self.wait_for_election().await;
-        let floor = self.proposer.borrow().term();
+        let Some(floor) = self.wait_for_election().await else { return Ok(()) };
         self.timeline.begin_seeding(floor).await.map_err(|error| error.to_string())
     }
 

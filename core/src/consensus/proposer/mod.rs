@@ -312,6 +312,11 @@ impl Proposer {
         }
     }
 
+    /// Own term, once elected: a quorum promised it.
+    pub fn won_term(&self) -> Option<Term> {
+        self.elected_state().map(|_| self.term)
+    }
+
     /// First byte of the own term, once elected.
     pub fn term_start_lsn(&self) -> Option<Lsn> {
         self.elected_state().map(|elected| elected.term_start_lsn)
