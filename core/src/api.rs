@@ -91,11 +91,14 @@ pub struct CreateTimeline {
     /// Absent = `start_lsn`.
     #[serde(default)]
     pub commit_lsn: Option<Lsn>,
+    /// The node is to be added: it is no acceptor in `mconf`, and a switch of the membership makes it one.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub to_be_added: bool,
 }
 
 impl CreateTimeline {
-    /// The timeline that another node has, as an empty one with these acceptors.
-    pub fn like(status: &TimelineStatus, mconf: Membership) -> CreateTimeline {
+    /// The timeline that another node has, as an empty one on a node that is to be added to these acceptors.
+    pub fn added_to(status: &TimelineStatus, mconf: Membership) -> CreateTimeline {
         CreateTimeline {
             key: status.key,
             mconf,
@@ -104,6 +107,7 @@ impl CreateTimeline {
             wal_seg_size: Some(status.pg_info.wal_seg_size),
             start_lsn: status.timeline_start_lsn,
             commit_lsn: None,
+            to_be_added: true,
         }
     }
 }

@@ -63,6 +63,7 @@ fn create(number: u32) -> CreateTimeline {
         wal_seg_size: None,
         start_lsn: Lsn(0x100_0000),
         commit_lsn: None,
+        to_be_added: false,
     }
 }
 

@@ -109,6 +109,7 @@ impl Nodes {
             wal_seg_size: None,
             start_lsn: RECORDED_START,
             commit_lsn: None,
+            to_be_added: false,
         })
     }
 

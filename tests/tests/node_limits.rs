@@ -279,6 +279,7 @@ fn create(number: u64, node_id: NodeId) -> CreateTimeline {
         wal_seg_size: None,
         start_lsn: RECORDED_START,
         commit_lsn: None,
+        to_be_added: false,
     }
 }
 

@@ -1,15 +1,19 @@
 //! `firn timeline members` where somebody else began: every half-done change is completed, or refused with a line that says
 //! what to do.
 
+#![allow(clippy::unwrap_used, reason = "every function here is part of a test")]
+
 use std::collections::BTreeSet;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
+use firn_core::api::{StandingStatus, TermBump, TimelineStatus};
 use firn_core::consensus::membership::Membership;
 use firn_core::consensus::membership_change::{Known, MembershipChange};
 use firn_core::types::NodeId;
 use firn_tests::local::process::built_program;
 use firn_tests::nodes::Nodes;
+use firn_tests::rot::rot_frame_with;
 
 /// Four nodes, of which the first three are members.
 fn three_of_four() -> Result<Nodes> {
@@ -48,7 +52,7 @@ fn begun(nodes: &Nodes, target: &[u64]) -> Result<MembershipChange> {
 
 fn create_fourth(nodes: &Nodes, change: &MembershipChange) -> Result<()> {
     let mut creation = nodes.creation()?;
-    creation.mconf = change.joint().clone();
+    (creation.mconf, creation.to_be_added) = (change.before(), true);
     nodes.client(3)?.create(&creation)
 }
 
@@ -85,6 +89,56 @@ fn a_change_found_half_done_is_finished_before_another_one() -> Result<()> {
     let (done, said) = members(&nodes, &["finish"])?;
     ensure!(done && said.contains("nothing to change"), "{said}");
     Ok(())
+}
+
+/// The added node holds the timeline as one that is no member: nobody learns there of a change that was given up.
+#[test]
+fn a_change_that_no_member_took_does_not_stand_in_the_way() -> Result<()> {
+    let nodes = three_of_four()?;
+    let change = begun(&nodes, &[1, 2, 3, 4])?;
+    let mut creation = nodes.creation()?;
+    creation.mconf = change.before();
+    let refused = nodes.client(3)?.create(&creation).unwrap_err().to_string();
+    ensure!(refused.contains("node 4 is not a member in generation 1"), "{refused}");
+    creation.to_be_added = true;
+    nodes.client(3)?.create(&creation)?;
+    let refused = nodes.client(0)?.create(&creation).unwrap_err().to_string();
+    ensure!(refused.contains("node 1 is a member in generation 1 already"), "{refused}");
+    ensure!(nodes.status(3)?.mconf == change.before(), "as the members have it");
+
+    let (done, said) = members(&nodes, &["remove", "--node-id", "3"])?;
+    ensure!(done, "{said}");
+    check_members(&nodes, &[0, 1], &[1, 2])?;
+    let added = nodes[3].url()?;
+    let (done, said) = members(&nodes, &["add", "--node", &added])?;
+    ensure!(done, "{said}");
+    check_members(&nodes, &[0, 1, 3], &[1, 2, 4])
+}
+
+/// Its disk rots before it takes part.
+#[test]
+fn an_added_node_that_lost_acknowledged_frames_asks_the_members_what_became_of_it() -> Result<()> {
+    let mut nodes = three_of_four()?;
+    let change = begun(&nodes, &[1, 2, 3, 4])?;
+    create_fourth(&nodes, &change)?;
+    // Later frames know that the creation was durable.
+    for _ in 0..2 {
+        nodes.client(3)?.bump_term(nodes.key, TermBump { term: None })?;
+    }
+    nodes[3].kill()?;
+    rot_frame_with(&nodes[3], "create")?;
+    nodes[3].start()?;
+    create_fourth(&nodes, &change)?;
+    let told = nodes.wait_for(3, "tried", |status| status.reseed_error.is_some())?;
+    let told = told.reseed_error.unwrap_or_default();
+    ensure!(told.contains("no member in generation 1"), "{told}");
+
+    (0..3).try_for_each(|index| take(&nodes, index, change.joint()))?;
+    let whole = |status: &TimelineStatus| status.standing == StandingStatus::Whole;
+    nodes.wait_for(3, "whole", whole)?;
+    let (done, said) = members(&nodes, &["finish"])?;
+    ensure!(done, "{said}");
+    check_members(&nodes, &[0, 1, 2, 3], &[1, 2, 3, 4])
 }
 
 #[test]

@@ -194,6 +194,7 @@ fn push_recorded_wal(node: &NodeProcess) -> Result<()> {
         wal_seg_size: None,
         start_lsn: RECORDED_START,
         commit_lsn: None,
+        to_be_added: false,
     };
     NodeClient::new(&node.url()?, None).create(&create)?;
     let (start, wal) = recorded_wal()?;

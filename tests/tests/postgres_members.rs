@@ -31,7 +31,8 @@ fn a_lost_node_is_replaced_while_commits_go_on() {
         let added = cluster.run_firn(&[&add[..], &["--gone", &lost]].concat());
         assert!(added.is_ok(), "{added:?}; the relay says:\n{}", cluster.relay.log_tail());
         cluster.commit("INSERT INTO t VALUES (20002)").unwrap();
-        cluster.run_firn(&["timeline", "members", "remove", "--node-id", &lost]).unwrap();
+        let remove = ["timeline", "members", "remove", "--node-id", &lost, "--gone", &lost];
+        cluster.run_firn(&remove).unwrap();
         cluster.commit("INSERT INTO t VALUES (20003)").unwrap();
         let remove = ["timeline", "members", "remove", "--json", "--node-id", &lost];
         let again = cluster.run_firn(&remove).unwrap();

@@ -18,6 +18,11 @@
 //! *A node is created for a change once only*, before any old member takes the joint membership. One that does not hold the
 //! timeline afterwards has lost it, and with it WAL that the second switch may have relied on: the change is completed without
 //! it, and another one replaces it.
+//!
+//! *Nobody hears of the joint membership before the old members do.* An added node is made to hold the timeline under the
+//! membership that the change leads away from, of which it is no member. It takes the joint one when a majority of the old
+//! members has: otherwise a proposer could learn from it a change that is given up, and tell old members, while another
+//! change of the same generation is under way.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -80,7 +85,7 @@ pub enum MembershipChangeError {
         /// The members that it leads to.
         target: BTreeSet<NodeId>,
     },
-    /// Members that stay did not say what they know.
+    /// Members did not say what they know.
     #[error(
         "the members {} do not answer, and one of them may know of a change that is under way: start them, or tell which are gone for good (--gone)",
         list(.nodes)
@@ -134,6 +139,9 @@ pub struct MembershipChange {
     done: Membership,
     /// Added members that lost the timeline since they were made to hold it.
     lost: BTreeSet<NodeId>,
+    /// Added members that follow another change of the joint membership's generation, which was not gone on with. They are
+    /// not waited for, and take the second switch.
+    astray: BTreeSet<NodeId>,
 }
 
 impl MembershipChange {
@@ -176,9 +184,8 @@ impl MembershipChange {
                 return Err(MembershipChangeError::AnotherUnderWay { target });
             }
             None => {
-                let stay = ids(&target).intersection(&members).copied().collect::<BTreeSet<_>>();
                 let silent = |id: &NodeId| !known.contains_key(id) && !gone.contains(id);
-                let nodes: BTreeSet<NodeId> = stay.into_iter().filter(silent).collect();
+                let nodes: BTreeSet<NodeId> = members.iter().copied().filter(silent).collect();
                 if !nodes.is_empty() {
                     return Err(MembershipChangeError::Silent { nodes });
                 }
@@ -199,7 +206,8 @@ impl MembershipChange {
         };
         let generation = Generation(joint.generation.0 + 1);
         let done = Membership { generation, members: target, new_members: None };
-        let mut change = MembershipChange { joint, done, lost: BTreeSet::new() };
+        let mut change =
+            MembershipChange { joint, done, lost: BTreeSet::new(), astray: BTreeSet::new() };
         let taken = change.joint.members.iter().any(|member| {
             let own = known.get(&member.id).and_then(Option::as_ref);
             own.is_some_and(|own| own.generation >= change.joint.generation)
@@ -207,12 +215,19 @@ impl MembershipChange {
         if taken {
             let lacks = |id: &NodeId| known.get(id) == Some(&None) || gone.contains(id);
             change.lost = change.added().into_iter().filter(lacks).collect();
+            let follows_another = |id: &NodeId| {
+                let own = known.get(id).and_then(Option::as_ref);
+                own.is_some_and(|own| {
+                    own.generation == change.joint.generation && !own.has_members_of(&change.joint)
+                })
+            };
+            change.astray = change.added().into_iter().filter(follows_another).collect();
         }
         Ok(Some(change))
     }
 
-    /// What the change leads away from. A node to be [`Self::created`] that holds the timeline from the time of an earlier
-    /// membership is no member of this one and deletes it first.
+    /// What the change leads away from, and under which added nodes are made to hold the timeline. A node to be
+    /// [`Self::created`] that holds it from an earlier time is no member of this one and deletes it first.
     pub fn before(&self) -> Membership {
         let generation = Generation(self.joint.generation.0 - 1);
         Membership { generation, members: self.joint.members.clone(), new_members: None }
@@ -221,15 +236,28 @@ impl MembershipChange {
     /// Nodes that hold the timeline from an earlier time and are to be created.
     pub fn stale(&self, known: &Known) -> BTreeSet<NodeId> {
         let own = |id: &NodeId| known.get(id).and_then(Option::as_ref);
-        let is_stale =
-            |id: &NodeId| own(id).is_some_and(|own| own.generation < self.joint.generation);
+        let earliest = self.before().generation;
+        let is_stale = |id: &NodeId| own(id).is_some_and(|own| own.generation < earliest);
         self.created().into_iter().filter(is_stale).collect()
     }
 
-    /// The first switch: of all its members that can be reached, in the order of their ids. Before, all nodes that are to be
-    /// [`Self::created`] hold the timeline under this membership.
+    /// Nodes that are to be created and do not hold the timeline, or only from an earlier time.
+    pub fn missing(&self, known: &Known) -> BTreeSet<NodeId> {
+        let stale = self.stale(known);
+        let is_missing =
+            |id: &NodeId| stale.contains(id) || !matches!(known.get(id), Some(Some(_)));
+        self.created().into_iter().filter(is_missing).collect()
+    }
+
+    /// The first switch: of all [`Self::old`] members that can be reached, in the order of their ids, and when a majority of
+    /// them took it of the added ones. Before, all nodes that are to be [`Self::created`] hold the timeline.
     pub fn joint(&self) -> &Membership {
         &self.joint
+    }
+
+    /// The members that the change leads away from.
+    pub fn old(&self) -> BTreeSet<NodeId> {
+        ids(&self.joint.members)
     }
 
     /// The second switch, of all its members that can be reached.
@@ -242,10 +270,11 @@ impl MembershipChange {
         ids(&self.done.members).difference(&ids(&self.joint.members)).copied().collect()
     }
 
-    /// The added members that are made to hold the timeline, unless they do, before anybody else hears of the joint membership;
-    /// without those that lost it since.
+    /// The added members that are made to hold the timeline, unless they do, before anybody hears of the joint membership;
+    /// without those that lost it since or follow another change.
     pub fn created(&self) -> BTreeSet<NodeId> {
-        self.added().difference(&self.lost).copied().collect()
+        let is_left = |id: &NodeId| !self.lost.contains(id) && !self.astray.contains(id);
+        self.added().into_iter().filter(is_left).collect()
     }
 
     /// Added members that lost the timeline while the change was under way: they are to be replaced by another one.
@@ -256,7 +285,7 @@ impl MembershipChange {
     /// What the new members need before the second switch, given where the nodes stand that took the joint membership, asked
     /// after they had taken it; `None` while too few of the old members did.
     pub fn goal(&self, took_joint: &BTreeMap<NodeId, Standing>) -> Option<Standing> {
-        let old = ids(&self.joint.members);
+        let old = self.old();
         let of_old = took_joint.iter().filter(|(id, _)| old.contains(id));
         let standings: Vec<Standing> = of_old.map(|(_, standing)| *standing).collect();
         let term = standings.iter().map(|standing| standing.term).max()?;

@@ -167,7 +167,7 @@ fn answer<T: Send + 'static>(reply: Reply<T>, result: Result<T, ManagementError>
 
 async fn create(shard: &Shard, body: &CreateTimeline) -> Result<(), ManagementError> {
     let create = to_create(body)?;
-    check_member(shard, &create.membership)?;
+    check_member(shard, body)?;
     let timeline = match shard.create_timeline(body.key, &create) {
         Ok(timeline) => timeline,
         // Asking again is no error, but only for the same thing.
@@ -208,16 +208,19 @@ fn to_create(body: &CreateTimeline) -> Result<Create, ManagementError> {
     })
 }
 
-/// Refuses a membership that does without this node.
-pub(super) fn check_member(shard: &Shard, membership: &Membership) -> Result<(), ManagementError> {
-    let node_id = shard.node_id();
-    if membership.generation != Generation(0) && !membership.contains(node_id) {
-        let generation = membership.generation;
-        return Err(ManagementError::Forbidden(format!(
+/// Refuses a membership that does without this node, unless the node is to be added to it.
+fn check_member(shard: &Shard, body: &CreateTimeline) -> Result<(), ManagementError> {
+    let (node_id, generation) = (shard.node_id(), body.mconf.generation);
+    let is_member = generation == Generation(0) || body.mconf.contains(node_id);
+    match (is_member, body.to_be_added) {
+        (true, false) | (false, true) => Ok(()),
+        (false, false) => Err(ManagementError::Forbidden(format!(
             "node {node_id} is not a member in generation {generation}"
-        )));
+        ))),
+        (true, true) => Err(ManagementError::Conflict(format!(
+            "node {node_id} is a member in generation {generation} already: it is not added"
+        ))),
     }
-    Ok(())
 }
 
 async fn delete_tenant(
@@ -306,6 +309,7 @@ mod tests {
             wal_seg_size: None,
             start_lsn: Lsn(0x100_0000),
             commit_lsn: None,
+            to_be_added: false,
         };
         let create = to_create(&body).unwrap();
         assert_eq!((create.segment_size_bytes, create.commit_lsn), (16 << 20, Lsn(0x100_0000)));

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use firn_core::api::TimelineStatus;
 use firn_core::consensus::acceptor::Standing;
+use firn_core::consensus::membership::{Member, Membership};
 use firn_core::consensus::proposer::{Role, StopReason};
 use firn_core::consensus::reseed::reseed_term;
 use firn_core::marks;
@@ -18,6 +19,7 @@ use crate::runtime::MonotonicTime;
 use crate::shard::request::ManagementError;
 use crate::shard::timeline::Timeline;
 use crate::shard::{Shard, campaign};
+use crate::wal_service::client::AcceptorClient;
 
 /// How often suspect timelines are looked for.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -29,6 +31,8 @@ const PAUSE_MIN: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 /// Attempts that begin again at once because the membership had changed.
 const RESTARTS_MAX: usize = 4;
+/// How long a member may take to tell its membership.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a proposer that took over may take to bring the log to the start of its term, while it comes forward.
 const FOLLOW_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -118,7 +122,11 @@ async fn reseed(shard: &Shard, timeline: &Rc<Timeline>) -> Result<(), String> {
             return Err("it has no membership: nobody here knows its other acceptors".to_string());
         }
         if !membership.contains(node) {
-            return Err(format!("this node is not a member any more in generation {generation}"));
+            // It was removed, or is to be added and lost what it held before that.
+            membership = newest_of_others(shard, timeline.key(), &membership).await;
+        }
+        if !membership.contains(node) {
+            return Err(format!("this node is no member in generation {}", membership.generation));
         }
         let role = Role::Reseed { node, known_term };
         let ended = campaign::run(shard, timeline, membership.clone(), role).await;
@@ -146,6 +154,49 @@ async fn reseed(shard: &Shard, timeline: &Rc<Timeline>) -> Result<(), String> {
         true => timeline.become_whole().await.map_err(|error| error.to_string()),
         false => Err(reason),
     }
+}
+
+/// The newest membership that members of this one know, as far as they answer; or itself.
+async fn newest_of_others(shard: &Shard, key: TimelineKey, known: &Membership) -> Membership {
+    let mut newest = known.clone();
+    for member in known.all() {
+        let asking = Box::pin(membership_of(shard, key, member));
+        let timeout = Box::pin(shard.runtime().sleep(ANSWER_TIMEOUT));
+        match select(asking, timeout).await {
+            Either::Left((Ok(told), _)) if told.generation > newest.generation => newest = told,
+            Either::Left((Ok(_), _)) => {}
+            Either::Left((Err(error), _)) => {
+                tracing::info!(node = %member.id, error, "member does not tell its membership");
+            }
+            Either::Right(_) => {
+                tracing::info!(node = %member.id, "member does not answer for {ANSWER_TIMEOUT:?}");
+            }
+        }
+    }
+    newest
+}
+
+async fn membership_of(
+    shard: &Shard,
+    key: TimelineKey,
+    member: &Member,
+) -> Result<Membership, String> {
+    let token = shard.options().auth_token.as_deref();
+    let (address, trusted) = (member.address(), shard.credentials().client.clone());
+    let connecting = AcceptorClient::connect(
+        shard.runtime(),
+        &address,
+        Some(key),
+        "firn-reseed",
+        token,
+        trusted.as_ref(),
+    );
+    let mut client = connecting.await.map_err(|error| error.to_string())?;
+    let status = client.ask("TIMELINE_STATE").await.map_err(|error| error.to_string())?;
+    let status: TimelineStatus =
+        serde_json::from_str(&status).map_err(|error| error.to_string())?;
+    status.mconf.validate().map_err(|error| error.to_string())?;
+    Ok(status.mconf)
 }
 
 /// Waits while a proposer that took over brings the log forward; whether it reached the start of its term.

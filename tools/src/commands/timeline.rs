@@ -162,6 +162,7 @@ pub fn create_on(
         wal_seg_size: Some(cluster.segment_size_bytes),
         start_lsn: cluster.start_lsn,
         commit_lsn: None,
+        to_be_added: false,
     };
     for client in clients {
         client.create(&body)?;

@@ -188,7 +188,7 @@ impl Change<'_> {
     }
 
     /// Makes `target` the members, and tells the membership that holds in the end. Says on standard error how far it is.
-    fn run(self, target: Vec<Member>) -> Result<()> {
+    fn run(mut self, target: Vec<Member>) -> Result<()> {
         let gone = self.how.gone.iter().map(|id| NodeId(*id)).collect();
         let held = match MembershipChange::begin(&self.known(), &gone, target)? {
             Some(change) => self.make(&change)?,
@@ -196,7 +196,8 @@ impl Change<'_> {
                 eprintln!("firn: nothing to change");
                 let newest = self.newest()?;
                 // Somebody may have gone away between the last switch's nodes.
-                self.switch(&newest, &BTreeSet::new(), false)?;
+                let all = newest.all().map(|member| member.id).collect();
+                self.switch(&newest, &all, false)?;
                 newest
             }
         };
@@ -204,7 +205,7 @@ impl Change<'_> {
         tell(&held, self.how.json)
     }
 
-    fn make(&self, change: &MembershipChange) -> Result<Membership> {
+    fn make(&mut self, change: &MembershipChange) -> Result<Membership> {
         for id in change.lost() {
             eprintln!(
                 "firn: node {id} has lost the timeline; the change goes on without it. Replace it afterwards"
@@ -212,23 +213,24 @@ impl Change<'_> {
         }
         self.create_where_missing(change)?;
         let (joint, done) = (change.joint(), change.done());
-        let took_joint = self.switch(joint, &change.created(), true)?;
+        let took_joint = self.switch(joint, &change.old(), true)?;
         let goal = change.goal(&took_joint).with_context(|| too_few(joint, took_joint.len()))?;
+        self.switch(joint, &change.created(), false)?;
         eprintln!("firn: generation {}: old and new members together", joint.generation);
         self.wait_for_catch_up(change, goal, Duration::from_secs(self.how.limit_s))?;
-        let took_done: BTreeSet<NodeId> =
-            self.switch(done, &change.created(), false)?.into_keys().collect();
+        let target: BTreeSet<NodeId> = done.members.iter().map(|member| member.id).collect();
+        let took_done: BTreeSet<NodeId> = self.switch(done, &target, false)?.into_keys().collect();
         ensure!(change.is_complete(&took_done), too_few(done, took_done.len()));
         Ok(done.clone())
     }
 
-    /// Creates the timeline on added members that do not hold it. Nobody else hears of the change before all of them do.
-    fn create_where_missing(&self, change: &MembershipChange) -> Result<()> {
+    /// Creates the timeline on added members that do not hold it. Nobody hears of the change before all of them do.
+    fn create_where_missing(&mut self, change: &MembershipChange) -> Result<()> {
         let example = self.statuses.values().flatten().max_by_key(|status| status.mconf.generation);
         let example = example.context("no node told about the timeline")?;
-        let body = CreateTimeline::like(example, change.joint().clone());
+        let body = CreateTimeline::added_to(example, change.before());
         let stale = change.stale(&self.known());
-        for id in change.created() {
+        for id in change.missing(&self.known()) {
             let client = self.clients.get(&id).with_context(|| {
                 format!("node {id} does not answer; if it is gone for good, say --gone {id}")
             })?;
@@ -239,21 +241,22 @@ impl Change<'_> {
                 client.exclude(self.key, &change.before())?;
             }
             client.create(&body)?;
+            self.statuses.insert(id, Some(client.timeline(self.key)?));
         }
         Ok(())
     }
 
-    /// Switches every node of the membership that answers, the lowest id first; where those stand that took it and can be
-    /// relied on. With `alone` it ends at the first that refuses: another change has begun there.
+    /// Switches those of the nodes that answer, the lowest id first; where those stand that took it and can be relied on.
+    /// With `alone` it ends at the first that refuses: another change has begun there.
     fn switch(
         &self,
         membership: &Membership,
-        created: &BTreeSet<NodeId>,
+        nodes: &BTreeSet<NodeId>,
         alone: bool,
     ) -> Result<BTreeMap<NodeId, Standing>> {
         let mut took = BTreeMap::new();
-        for (id, client) in self.clients.iter().filter(|(id, _)| membership.contains(**id)) {
-            if !created.contains(id) && !self.may_take(*id, membership) {
+        for (id, client) in self.clients.iter().filter(|(id, _)| nodes.contains(id)) {
+            if !self.may_take(*id, membership) {
                 continue;
             }
             if let Err(error) = client.switch_membership(self.key, membership) {

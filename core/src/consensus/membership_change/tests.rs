@@ -1,4 +1,8 @@
 use super::*;
+use crate::consensus::acceptor::Acceptor;
+use crate::consensus::change::Create;
+use crate::consensus::state::TimelineState;
+use crate::types::{PostgresVersion, SystemId, TimelineKey};
 
 fn members(ids: &[u64]) -> Vec<Member> {
     let member = |&id| Member { id: NodeId(id), host: "127.0.0.1".to_string(), pg_port: 5454 };
@@ -115,11 +119,14 @@ fn members_that_stay_are_asked_before_a_change_begins() {
     let known = all_know(&[1, 2], &three);
     let silent = MembershipChangeError::Silent { nodes: set(&[3]) };
     assert_eq!(change(&known, &[], &[1, 2, 3, 4]), Err(silent));
-    // Who is gone for good knows nothing any more, nor does who lost its disk; who is removed need not answer.
+    // Who is gone for good knows nothing any more, nor does who lost its disk.
     assert!(change(&known, &[3], &[1, 2, 3, 4]).unwrap().is_some());
     let lost = Known::from_iter(known.clone().into_iter().chain([(NodeId(3), None)]));
     assert!(change(&lost, &[], &[1, 2, 3, 4]).unwrap().is_some());
-    assert!(change(&known, &[], &[1, 2]).unwrap().is_some());
+    // Who is removed may have been told of a change as anybody else.
+    let silent = MembershipChangeError::Silent { nodes: set(&[3]) };
+    assert_eq!(change(&known, &[], &[1, 2]), Err(silent));
+    assert!(change(&known, &[3], &[1, 2]).unwrap().is_some());
     let few = MembershipChangeError::TooFew { holding: 1, members: set(&[1, 2, 3]) };
     assert_eq!(change(&all_know(&[1], &three), &[2, 3], &[1]), Err(few));
     // Of five two are lost: without a third nobody could decide among the other four.
@@ -158,6 +165,48 @@ fn an_added_node_that_lost_the_timeline_is_not_created_again() {
     // The same of one that is gone for good.
     known.remove(&NodeId(4));
     assert_eq!(change(&known, &[4], &[1, 2, 3, 4]).unwrap().unwrap().lost(), &set(&[4]));
+}
+
+/// Otherwise a proposer could learn of it there and tell old members, while another change of the same generation begins.
+#[test]
+fn an_added_node_knows_nothing_of_the_change_before_the_old_members_do() {
+    let three = present(&[1, 2, 3]);
+    let mut known = all_know(&[1, 2, 3], &three);
+    known.insert(NodeId(4), None);
+    let given_up = change(&known, &[], &[1, 2, 3, 4]).unwrap().unwrap();
+    assert_eq!((given_up.missing(&known), given_up.before()), (set(&[4]), three.clone()));
+    assert_eq!(given_up.old(), set(&[1, 2, 3]));
+
+    // What it holds says nothing of a change, and serves the next one.
+    let state = TimelineState::create(&Create {
+        membership: given_up.before(),
+        postgres_version: PostgresVersion(170_004),
+        system_id: SystemId(7),
+        segment_size_bytes: 16 << 20,
+        start_lsn: Lsn(0x100_0000),
+        commit_lsn: Lsn(0x100_0000),
+    });
+    let mut acceptor = Acceptor::new(TimelineKey::default(), NodeId(4), state);
+    known.insert(NodeId(4), Some(acceptor.state().membership.clone()));
+    assert_eq!(MembershipChange::newest(&known), Ok(&three));
+    let next = change(&known, &[], &[1, 2, 4]).unwrap().unwrap();
+    assert_eq!((next.missing(&known), next.stale(&known)), (set(&[]), set(&[])));
+    assert_eq!(next.created(), set(&[4]));
+    acceptor.switch_membership(next.joint()).unwrap();
+    assert_eq!(&acceptor.state().membership, next.joint());
+}
+
+#[test]
+fn an_added_node_that_follows_another_change_is_not_waited_for() {
+    let three = present(&[1, 2, 3]);
+    let joint = |target: &[u64]| begin(&[1, 2, 3], target).joint().clone();
+    let (other, ours) = (joint(&[1, 2, 3, 4]), joint(&[2, 3, 4]));
+    let mut known = all_know(&[2, 3], &ours);
+    known.extend([(NodeId(1), Some(three)), (NodeId(4), Some(other))]);
+    let change = change(&known, &[], &[2, 3, 4]).unwrap().unwrap();
+    assert_eq!((change.joint(), change.created(), change.lost()), (&ours, set(&[]), &set(&[])));
+    let goal = change.goal(&standings(&[(2, 2, 2, 100), (3, 2, 2, 90)])).unwrap();
+    assert!(change.has_caught_up(goal, &standings(&[(2, 2, 2, 100), (3, 2, 2, 100)])));
 }
 
 #[test]

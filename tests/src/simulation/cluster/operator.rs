@@ -79,7 +79,7 @@ impl Work {
         let begun = MembershipChange::begin(&known, &self.damaged, target);
         let example = statuses.values().flatten().max_by_key(|status| status.mconf.generation);
         if let (Ok(Some(change)), Some(example)) = (begun, example) {
-            self.change(runtime, &change, &change.stale(&known), example).await;
+            self.change(runtime, &change, &known, example).await;
         }
     }
 
@@ -87,12 +87,12 @@ impl Work {
         &self,
         runtime: &Runtime,
         change: &MembershipChange,
-        stale: &BTreeSet<NodeId>,
+        known: &Known,
         example: &TimelineStatus,
     ) {
-        self.note(Note::Issue(change.joint().clone()));
-        let body = CreateTimeline::like(example, change.joint().clone());
-        for door in self.doors.iter().filter(|door| change.created().contains(&door.id)) {
+        let (missing, stale) = (change.missing(known), change.stale(known));
+        let body = CreateTimeline::added_to(example, change.before());
+        for door in self.doors.iter().filter(|door| missing.contains(&door.id)) {
             if stale.contains(&door.id) {
                 self.note(Note::Exclude(door.id));
                 let (key, before) = (self.key, change.before());
@@ -103,18 +103,23 @@ impl Work {
                 return;
             }
         }
-        let took = self.switch(runtime, change.joint()).await;
+        self.note(Note::Issue(change.joint().clone()));
+        let Some(took) = self.switch(runtime, change.joint(), &change.old(), true).await else {
+            return;
+        };
         let Some(goal) = change.goal(&took) else { return };
         marks::hit("operator.joint_taken");
+        self.switch(runtime, change.joint(), &change.created(), false).await;
         if !self.wait_for_catch_up(runtime, change, goal).await {
             return;
         }
         self.note(Note::Issue(change.done().clone()));
-        let took = self.switch(runtime, change.done()).await.into_keys().collect();
-        if !change.is_complete(&took) {
+        let done = change.done();
+        let target = done.members.iter().map(|member| member.id).collect();
+        let Some(took) = self.switch(runtime, done, &target, false).await else { return };
+        if !change.is_complete(&took.into_keys().collect()) {
             return;
         }
-        let done = change.done();
         let old = change.joint().members.iter().map(|member| member.id);
         let gone: BTreeSet<NodeId> = old.filter(|id| !done.contains(*id)).collect();
         for door in self.doors.iter().filter(|door| gone.contains(&door.id)) {
@@ -156,25 +161,31 @@ impl Work {
         false
     }
 
-    /// Switches every member that answers; where those stand that took it.
+    /// Switches those of the nodes that answer, the lowest id first; where those stand that took it. `None`: he is `alone` to
+    /// change the members, and one of them follows another change.
     async fn switch(
         &self,
         runtime: &Runtime,
         membership: &Membership,
-    ) -> BTreeMap<NodeId, Standing> {
+        nodes: &BTreeSet<NodeId>,
+        alone: bool,
+    ) -> Option<BTreeMap<NodeId, Standing>> {
         let mut took = BTreeMap::new();
-        for door in self.doors.iter().filter(|door| membership.contains(door.id)) {
+        for door in self.doors.iter().filter(|door| nodes.contains(&door.id)) {
             let (key, membership) = (self.key, membership.clone());
             let switched = self
-                .ask(runtime, door, |reply| Request::SwitchMembership(key, membership, reply))
+                .answer(runtime, door, |reply| Request::SwitchMembership(key, membership, reply))
                 .await;
-            if switched.is_some()
-                && let Some(standing) = self.standing(runtime, door).await
-            {
-                took.insert(door.id, standing);
+            match switched {
+                Some(Ok(_)) => {
+                    let standing = self.standing(runtime, door).await;
+                    took.extend(standing.map(|standing| (door.id, standing)));
+                }
+                Some(Err(ManagementError::Conflict(_))) if alone => return None,
+                Some(Err(_)) | None => {}
             }
         }
-        took
+        Some(took)
     }
 
     /// Of the nodes that answer: what they know of the timeline, or that they do not hold it.

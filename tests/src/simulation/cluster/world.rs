@@ -387,6 +387,7 @@ impl World {
                 wal_seg_size: Some(SEGMENT_SIZE_BYTES),
                 start_lsn,
                 commit_lsn: None,
+                to_be_added: false,
             };
             let created: Option<Result<(), ManagementError>> =
                 self.ask(index, |reply| Request::Create(body, reply))?;

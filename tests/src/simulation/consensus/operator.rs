@@ -72,13 +72,18 @@ impl Operator {
             },
             Phase::Joint => {
                 if !is_of_use(world, &work.change) {
-                    // Disks were lost since it was thought of. Nobody but the added node heard of it.
+                    // Disks were lost since it was thought of. Nobody heard of it.
                     self.work = None;
                     return Ok(());
                 }
-                let took = switch(world, work.change.joint())?;
+                let (joint, old) = (work.change.joint(), work.change.old());
+                let Some(took) = switch(world, joint, &old, true)? else {
+                    self.work = None;
+                    return Ok(());
+                };
                 if let Some(goal) = work.change.goal(&took) {
                     marks::hit("operator.joint_taken");
+                    switch(world, joint, &work.change.created(), false)?;
                     work.phase = Phase::CatchUp(goal);
                 }
             }
@@ -89,8 +94,10 @@ impl Operator {
                 }
             }
             Phase::Done => {
-                let took = switch(world, work.change.done())?.into_keys().collect();
-                if work.change.is_complete(&took) {
+                let done = work.change.done();
+                let target = done.members.iter().map(|member| member.id).collect();
+                let took = switch(world, done, &target, false)?.unwrap_or_default();
+                if work.change.is_complete(&took.into_keys().collect()) {
                     finish(world, &work.change);
                     self.work = None;
                 }
@@ -203,24 +210,26 @@ fn create_added(
     change: &MembershipChange,
     stale: &mut BTreeSet<NodeId>,
 ) -> Created {
-    let create = Create { membership: change.joint().clone(), ..world.create.clone() };
+    let create = Create { membership: change.before(), ..world.create.clone() };
     let mut missing = change.created();
     for index in reached(world) {
-        if stale.remove(&world.nodes[index].id) {
+        let node = &world.nodes[index];
+        if !missing.contains(&node.id) || node.has_disk() && !node.is_running() {
+            continue;
+        }
+        if stale.remove(&node.id) {
             marks::hit("operator.deleted_stale");
             world.exclude(index, &change.before());
         }
         let node = &mut world.nodes[index];
-        if !missing.contains(&node.id) {
-            continue;
-        }
-        match node.view().map(|view| view.state.membership.has_members_of(change.joint())) {
+        match node.membership() {
             None => {
                 node.create(&create);
                 world.checks.log_cut(node.id, firn_core::types::Lsn::INVALID);
             }
-            Some(true) => {}
-            Some(false) => return Created::Refused,
+            Some(own) if own.generation == change.before().generation => {}
+            Some(own) if own.has_members_of(change.joint()) => {}
+            Some(_) => return Created::Refused,
         }
         missing.remove(&world.nodes[index].id);
     }
@@ -230,16 +239,19 @@ fn create_added(
     }
 }
 
-/// Switches the members that can be reached; where those stand that took it.
+/// Switches those of the nodes that can be reached, the lowest id first; where those stand that took it. `None`: the operator
+/// is `alone` to change the members, and one of them follows another change.
 fn switch(
     world: &mut World,
     membership: &Membership,
-) -> Result<BTreeMap<NodeId, Standing>, Violation> {
+    nodes: &BTreeSet<NodeId>,
+    alone: bool,
+) -> Result<Option<BTreeMap<NodeId, Standing>>, Violation> {
     world.issue(membership)?;
     let mut took = BTreeMap::new();
     for index in reached(world) {
         let node = &mut world.nodes[index];
-        if !membership.contains(node.id) {
+        if !nodes.contains(&node.id) {
             continue;
         }
         match node.switch_membership(membership) {
@@ -249,11 +261,14 @@ fn switch(
             }
             Err(reason) if reason.contains("other members") => {
                 marks::hit("operator.refused_other_members");
+                if alone {
+                    return Ok(None);
+                }
             }
             Err(_) => {}
         }
     }
-    Ok(took)
+    Ok(Some(took))
 }
 
 /// Raises the terms of the members to be; where they stand then.

@@ -258,13 +258,17 @@ impl World {
 
     /// False when it knows that it is no member any more.
     fn reseed(&mut self, node: NodeIndex) -> bool {
+        let id = self.nodes[node].id;
         let own = self.nodes[node].membership();
-        let newest = own.into_iter().chain(self.heard.get(&node));
-        let newest = newest.max_by_key(|membership| membership.generation).cloned();
+        let own = own.into_iter().chain(self.heard.get(&node));
+        // One that was to be added asks what became of it.
+        let others = self.nodes.iter().filter_map(Node::membership);
+        let own = own.max_by_key(|membership| membership.generation);
+        let others = others.max_by_key(|membership| membership.generation);
+        let newest = own.filter(|own| own.contains(id)).or(others).cloned();
         let (Some(membership), Some(known_term)) = (newest, self.nodes[node].term()) else {
             return false;
         };
-        let id = self.nodes[node].id;
         if !membership.contains(id) {
             return false;
         }
