@@ -157,6 +157,14 @@ impl MembershipChange {
         }
     }
 
+    /// The members that the change under way leads to, when it is to be gone on with; otherwise the members of now.
+    pub fn under_way(known: &Known) -> Result<Vec<Member>, MembershipChangeError> {
+        let newest = Self::newest(known)?;
+        let present = decided(known, newest)?;
+        let target = present.new_members.or_else(|| newest.new_members.clone());
+        Ok(target.unwrap_or(present.members))
+    }
+
     /// The change to the members of `target`, given what all nodes say and which members are gone for good: a new one, or that
     /// one gone on with; `None` when these are the members.
     pub fn begin(

@@ -35,7 +35,7 @@ pub struct Exchange(Rc<RefCell<Inner>>);
 #[derive(Default)]
 struct Inner {
     table: PositionTable,
-    /// Through which change each peer has heard us, on its present connection.
+    /// Through which change each peer has heard us, on its present connection; of members only.
     told: BTreeMap<NodeId, u64>,
     links: BTreeMap<NodeId, Task<()>>,
 }
@@ -53,9 +53,11 @@ pub async fn run(shard: Shard) {
 impl Exchange {
     /// Takes over what changed on all shards.
     async fn gather(&self, shard: &Shard) {
-        let Ok(news) = shard.node().ask_all(Request::Positions).await else { return };
-        let table = &mut self.0.borrow_mut().table;
-        for (changed, gone) in news {
+        for number in 0..shard.node().shard_count() {
+            // A shard tells each change once, so what the others told stays when one has stopped.
+            let asked = shard.node().ask_shard(number, Request::Positions).await;
+            let Ok((changed, gone)) = asked else { continue };
+            let table = &mut self.0.borrow_mut().table;
             gone.into_iter().for_each(|key| table.remove(key));
             changed.into_iter().for_each(|own| table.set(own));
         }
@@ -66,8 +68,9 @@ impl Exchange {
         let own = shard.node_id();
         let peers = self.0.borrow().table.peers(own);
         let mut inner = self.0.borrow_mut();
-        inner.links.retain(|peer, _| peers.contains_key(peer));
-        for peer in peers.into_keys().filter(|peer| *peer > own) {
+        inner.links.retain(|peer, _| peers.contains(peer));
+        inner.told.retain(|peer, _| peers.contains(peer));
+        for peer in peers.into_iter().filter(|peer| *peer > own) {
             if inner.links.len() < PEERS_MAX && !inner.links.contains_key(&peer) {
                 let link = self.clone().link(shard.clone(), peer);
                 inner.links.insert(peer, shard.runtime().spawn(TaskClass::Background, link));
@@ -141,6 +144,10 @@ impl Exchange {
 
     fn report(&self, shard: &Shard, peer: NodeId, fresh: bool) -> PeerReport {
         let mut inner = self.0.borrow_mut();
+        if inner.table.address(peer).is_none() {
+            // A node id that anybody may claim, of no member: nothing is kept for it.
+            return PeerReport { node_id: shard.node_id(), fresh, positions: Vec::new() };
+        }
         let after = inner.told.get(&peer).copied().unwrap_or(0);
         let (positions, through) = inner.table.news_for(peer, after, POSITIONS_MAX);
         inner.told.insert(peer, through);

@@ -74,10 +74,9 @@ impl PositionTable {
     }
 
     /// The other members of all timelines.
-    pub fn peers(&self, own: NodeId) -> BTreeMap<NodeId, Member> {
+    pub fn peers(&self, own: NodeId) -> BTreeSet<NodeId> {
         let members = self.entries.values().flat_map(|entry| &entry.members);
-        let others: BTreeSet<NodeId> = members.copied().filter(|member| *member != own).collect();
-        others.into_iter().map(|id| (id, self.addresses[&id].clone())).collect()
+        members.copied().filter(|member| *member != own).collect()
     }
 }
 
@@ -126,8 +125,6 @@ mod tests {
         assert_eq!(lsns(table.news_for(NodeId(2), 4, 10)), (vec![], 4));
         table.remove(own(3, 0, &[]).position.key);
         assert_eq!(lsns(table.news_for(NodeId(2), 0, 10)), (vec![30], 4));
-        let ids =
-            |peers: BTreeMap<NodeId, Member>| peers.into_keys().map(|id| id.0).collect::<Vec<_>>();
-        assert_eq!(ids(table.peers(NodeId(1))), [2, 3]);
+        assert_eq!(table.peers(NodeId(1)), BTreeSet::from([NodeId(2), NodeId(3)]));
     }
 }

@@ -282,7 +282,8 @@ impl Campaign<'_> {
     }
 
     /// Tells a member the donor's history. One that knows better stays with what it knows: names of WAL files must not
-    /// keep a fence from its end.
+    /// keep a fence from its end. No other refusal is taken for that: a member that is told was asked for its vote, so it is
+    /// in this term; if it is in a higher one by now, or refuses everything, it says so to the next append as well.
     async fn tell_history(&self, node: NodeId) -> Result<(), String> {
         let (history, term) = (self.donor_history().await?, self.proposer.borrow().term());
         let mut client = self.connect(node).await.map_err(|error| error.to_string())?;

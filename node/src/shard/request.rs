@@ -156,7 +156,8 @@ impl NodeHandle {
         Ok(answers)
     }
 
-    async fn ask_shard<T: Send + 'static>(
+    /// Asks one shard.
+    pub async fn ask_shard<T: Send + 'static>(
         &self,
         shard: usize,
         request: impl FnOnce(Reply<T>) -> Request,

@@ -1,12 +1,15 @@
 //! A node as a client of other nodes' Postgres ports: how a fence and a catch-up reach a timeline's other members.
 
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use firn_core::consensus::postgres_history::PostgresHistory;
 use firn_core::types::{Lsn, Term, TimelineKey};
 use firn_core::wire::postgres::message::{Backend, Encode, MessageError};
 use firn_core::wire::postgres::startup::encode_startup;
+use futures_util::future::{Either, select};
 use rustls::ClientConfig;
 use thiserror::Error;
 
@@ -15,12 +18,18 @@ use crate::tls;
 use crate::wal_service::command;
 use crate::wal_service::receive::{ReceiveError, Received};
 
+/// How long a connection and its startup may take: milliseconds, but for a node that is cut off or does not answer.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// Why another acceptor could not be talked to.
 #[derive(Debug, Error)]
 pub enum ClientError {
     /// No connection, or it broke.
     #[error(transparent)]
     Io(#[from] io::Error),
+    /// No connection in time.
+    #[error("no connection within {CONNECT_TIMEOUT:?}")]
+    Timeout,
     /// No more messages.
     #[error(transparent)]
     Receive(#[from] ReceiveError),
@@ -51,8 +60,24 @@ pub struct AcceptorClient {
 }
 
 impl AcceptorClient {
-    /// Connects, through TLS if there is something to trust, and authenticates; without a timeline for what concerns the node.
+    /// Connects, through TLS if there is something to trust, and authenticates, within 5 s; without a timeline for what concerns the node.
     pub async fn connect(
+        runtime: &Runtime,
+        address: &str,
+        key: Option<TimelineKey>,
+        application_name: &str,
+        token: Option<&str>,
+        trusted: Option<&Arc<ClientConfig>>,
+    ) -> Result<AcceptorClient, ClientError> {
+        let starting = Self::start(runtime, address, key, application_name, token, trusted);
+        let timeout = runtime.sleep(CONNECT_TIMEOUT);
+        match select(pin!(starting), pin!(timeout)).await {
+            Either::Left((started, _)) => started,
+            Either::Right(_) => Err(ClientError::Timeout),
+        }
+    }
+
+    async fn start(
         runtime: &Runtime,
         address: &str,
         key: Option<TimelineKey>,

@@ -122,8 +122,7 @@ fn remove(arguments: &RemoveArguments) -> Result<()> {
 fn finish(arguments: &FinishArguments) -> Result<()> {
     let clients = arguments.nodes.clients();
     let change = Change::find(clients, arguments.key.key(), &arguments.how)?;
-    let newest = change.newest()?;
-    let target = newest.new_members.as_ref().unwrap_or(&newest.members).clone();
+    let target = MembershipChange::under_way(&change.known())?;
     change.run(target)
 }
 

@@ -222,6 +222,9 @@ fn of_two_changes_begun_at_once_one_is_gone_on_with() {
     // Three can still take the first, three can take the other: more did take the first.
     let free = known(&[(1, &one), (2, &one), (3, &other), (4, &four)]);
     assert_eq!(change(&free, &[], &[1, 2, 3, 4, 5]).unwrap().unwrap().joint(), &one);
+    assert_eq!(MembershipChange::under_way(&free), Ok(members(&[1, 2, 3, 4, 5])));
+    let other_is_last = known(&[(1, &one), (2, &one), (3, &four), (4, &other)]);
+    assert_eq!(MembershipChange::under_way(&other_is_last), Ok(members(&[1, 2, 3, 4, 5])));
     let target = set(&[1, 2, 3, 4, 5]);
     assert_eq!(
         change(&free, &[], &[1, 2, 3]),

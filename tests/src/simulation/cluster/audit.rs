@@ -118,16 +118,6 @@ impl Audit {
         Ok(())
     }
 
-    /// A node whose disk was not damaged has recovered without the timeline that it had.
-    pub fn lost_timeline(&self, node: &NodeMachine, suspect: bool) -> Violation {
-        match suspect {
-            true => {
-                format!("node {} says that it lost data, but its disk was not damaged", node.id)
-            }
-            false => format!("node {} forgot the timeline", node.id),
-        }
-    }
-
     /// Somebody calls `lsn` committed.
     pub fn commits(&mut self, lsn: Lsn, nodes: &[NodeMachine]) -> Result<(), Violation> {
         if lsn > self.committed_lsn {

@@ -46,7 +46,7 @@ impl Faults {
             2..4 => cut_one_way(world, node),
             4..12 => repair(world),
             12..15 => kill_node(world, node),
-            15 => damage(world, node),
+            15 | 33..35 => damage(world, node),
             16..19 => sick_disk(world, node),
             19 => jump_clock(world, node),
             20..22 => kill_relay(world),
@@ -54,9 +54,7 @@ impl Faults {
             25..27 => crash_primary(world),
             27 => back_up_primary(world),
             28 => roll_back_primary(world),
-            29..31 => start_changing(world),
             31..33 => stop_changing(world),
-            33..35 => damage(world, node),
             35 => promote_primary(world),
             _ => start_changing(world),
         };

@@ -65,9 +65,10 @@ impl Work {
             .collect();
         let Ok(newest) = MembershipChange::newest(&known) else { return };
         let target = match &newest.new_members {
-            Some(under_way) => {
+            Some(_) => {
                 marks::hit("operator.goes_on");
-                under_way.clone()
+                let Ok(target) = MembershipChange::under_way(&known) else { return };
+                target
             }
             None if self.only_finish => return self.idle.set(true),
             None => match self.draw_target(newest) {
