@@ -15,7 +15,7 @@ use firn_node::control::server::{self, Control, ControlState};
 use firn_node::credentials::Credentials;
 use firn_node::journal::JournalOptions;
 use firn_node::relay::options::RelayArguments;
-use firn_node::runtime::{Checked, RuntimeOptions, block_on, check_start, start_shards};
+use firn_node::runtime::{Checked, block_on, check_start, start_shards};
 use firn_node::service_manager;
 use firn_node::shard::node::{NodeOptions, ShardStarts, prepare, run_shard};
 use tracing_subscriber::EnvFilter;
@@ -131,9 +131,7 @@ fn run(arguments: RunArguments) -> anyhow::Result<()> {
         auth_token: arguments.auth_token.clone(),
         journal: JournalOptions::default(),
     };
-    let cores = arguments.cores.clone().map(|list| list.0).unwrap_or_default();
-    let (spin, device) = (arguments.spin, arguments.device);
-    let runtime = RuntimeOptions { shards, cores, spin, device, ..RuntimeOptions::default() };
+    let runtime = arguments.runtime_options(shards);
     std::fs::create_dir_all(&arguments.data).with_context(|| {
         format!("data directory {} cannot be written", arguments.data.display())
     })?;

@@ -78,6 +78,8 @@ fn a_good_configuration_is_said_to_be_and_nothing_changes() -> Result<()> {
         found.summary
     );
     ensure!(!folder.path().join("missing").exists(), "the directory was made");
+    let found = check(&data, &["--runtime", "glommio"])?;
+    ensure!(found.status == 0 && found.notes.is_empty(), "{:?} {:?}", found.notes, found.problems);
 
     let options = NodeOptions { shards: Some(2), volatile: false, arguments: Vec::new() };
     let mut node = NodeProcess::new("node", folder.path(), options)?;

@@ -31,3 +31,11 @@ fn the_demo_holds_on_a_device_that_loses_unflushed_writes() {
     assert_eq!(report["missing"], 0, "{report}");
     assert_eq!(report["ok"], true, "{report}");
 }
+
+#[test]
+fn the_demo_holds_on_the_other_runtime() {
+    let report = demo(&["--runtime", "glommio"]);
+    assert_eq!(report["runtime"], "glommio", "{report}");
+    assert_eq!(report["missing"], 0, "{report}");
+    assert_eq!(report["ok"], true, "{report}");
+}

@@ -169,13 +169,12 @@ impl NodeClient {
         if let Some(token) = &self.token {
             request = request.header("authorization", format!("Bearer {token}"));
         }
-        let wrong = || format!("node {:?}: expected HOST:PORT or http://HOST:PORT", self.base);
         let answer = match body {
-            None => self.agent.run(request.body(()).with_context(wrong)?),
+            None => self.agent.run(request.body(()).context("no such request")?),
             Some(body) => {
                 let text = serde_json::to_string(body).context("cannot write the request")?;
                 let request = request.header("content-type", "application/json").body(text);
-                self.agent.run(request.with_context(wrong)?)
+                self.agent.run(request.context("no such request")?)
             }
         };
         answer.with_context(|| format!("node {} does not answer", self.base))

@@ -41,6 +41,9 @@ pub struct DemoArguments {
     /// Run the nodes on a device that loses with `kill -9` whatever was not flushed, and kill all of them in the end.
     #[arg(long)]
     volatile: bool,
+    /// How the nodes reach disks and sockets: --runtime of `firn-node run`.
+    #[arg(long, value_name = "NAME", default_value = "uring")]
+    runtime: String,
     /// One JSON object on standard output instead of the report.
     #[arg(long)]
     json: bool,
@@ -62,7 +65,11 @@ impl DemoArguments {
             install: install.clone(),
             parent: self.directory.clone(),
             keep: self.keep,
-            nodes: NodeOptions { volatile: self.volatile, ..NodeOptions::default() },
+            nodes: NodeOptions {
+                volatile: self.volatile,
+                arguments: vec!["--runtime".to_string(), self.runtime.clone()],
+                ..NodeOptions::default()
+            },
             initdb: &[],
         };
         progress.say(&format!("three nodes, Postgres {}, a relay", install.major));
@@ -126,6 +133,7 @@ impl DemoArguments {
             install,
             clients: self.clients,
             volatile: self.volatile,
+            runtime: self.runtime.clone(),
             device: cluster::device(&cluster),
             duration: start.elapsed(),
             undisturbed,

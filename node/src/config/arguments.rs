@@ -5,12 +5,14 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use firn_core::types::NodeId;
 use thiserror::Error;
 
 use crate::credentials::CredentialFiles;
-use crate::runtime::{CoresParseError, Device, parse_cores, parse_time};
+use crate::runtime::{
+    CoresParseError, Device, RuntimeName, RuntimeOptions, parse_cores, parse_time,
+};
 
 /// Most shards of a node: file names and metrics are made for three digits.
 pub const SHARDS_MAX: usize = 256;
@@ -73,13 +75,6 @@ pub struct RunArguments {
     /// Look at everything that a start would look at, change nothing, say each problem in a line, and end
     #[arg(long)]
     pub check_config: bool,
-}
-
-/// Implementations of the runtime that can be chosen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum RuntimeName {
-    /// The thin executor on io-uring.
-    Uring,
 }
 
 /// Cores, as the text `0,2-5`.
@@ -158,7 +153,7 @@ impl RunArguments {
             value.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse().ok()?)));
         match parsed {
             // Brackets belong to the written form of an IPv6 address only.
-            Some((host, port @ 1..)) if !host.trim_matches(['[', ']']).is_empty() => {
+            Some((host, port @ 1..)) if !host.is_empty() => {
                 Ok(Some((host.trim_matches(['[', ']']).to_string(), port)))
             }
             _ => Err(ArgumentError::Advertise { value: value.clone() }),
@@ -185,6 +180,18 @@ impl RunArguments {
         match cores {
             Some(cores) if cores < shards => Err(ArgumentError::Cores { cores, shards }),
             _ => Ok(shards),
+        }
+    }
+
+    /// How that many shards are started.
+    pub fn runtime_options(&self, shards: usize) -> RuntimeOptions {
+        RuntimeOptions {
+            shards,
+            cores: self.cores.clone().map(|list| list.0).unwrap_or_default(),
+            spin: self.spin,
+            device: self.device,
+            runtime: self.runtime,
+            ..RuntimeOptions::default()
         }
     }
 }

@@ -15,7 +15,7 @@ use crate::config::arguments::RunArguments;
 use crate::config::identity;
 use crate::credentials::Loaded;
 use crate::journal;
-use crate::runtime::{RuntimeOptions, block_on, check_directory_unchanged, check_machine};
+use crate::runtime::{block_on, check_directory_unchanged, check_machine};
 
 /// What was found.
 #[derive(Debug, Default)]
@@ -52,10 +52,7 @@ pub fn check(arguments: &RunArguments) -> Report {
     let available = std::thread::available_parallelism().map_or(1, usize::from);
     if let Some(shards) = report.take(arguments.shard_count(available)) {
         report.shards = shards;
-        let cores = arguments.cores.clone().map(|list| list.0).unwrap_or_default();
-        let (spin, device) = (arguments.spin, arguments.device);
-        let options = RuntimeOptions { shards, cores, spin, device, ..RuntimeOptions::default() };
-        if let Some(checked) = report.take(check_machine(&options)) {
+        if let Some(checked) = report.take(check_machine(&arguments.runtime_options(shards))) {
             report.notes.extend(checked.degraded);
         }
     }
@@ -117,12 +114,8 @@ fn check_data(report: &mut Report, data: &Path, wanted: Option<NodeId>) {
         };
         anyhow::Ok((node_id, journals))
     });
-    let looked = match looked {
-        Ok(looked) => looked,
-        // Without a ring nothing can be looked at; the machine's check has told that already.
-        Err(_) if !report.problems.is_empty() => return,
-        Err(error) => return report.problems.push(error.into()),
-    };
+    // Without a ring nothing could be looked at, which is told already.
+    let Ok(looked) = looked else { return };
     let Some((node_id, journals)) = report.take(looked) else { return };
     report.node_id = node_id;
     for (number, found) in &journals {

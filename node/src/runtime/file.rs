@@ -56,6 +56,16 @@ impl OpenOptions {
         Self { buffered: true, ..self }
     }
 
+    /// Whether to read and to write the file.
+    pub(super) fn access(&self) -> (bool, bool) {
+        (self.read, self.write)
+    }
+
+    /// Whether the kernel's page cache is used.
+    pub(super) fn is_buffered(&self) -> bool {
+        self.buffered
+    }
+
     /// Whether to make the file, to insist on making it, and to empty it.
     pub(super) fn creation(&self) -> (bool, bool, bool) {
         (self.create, self.create_new, self.truncate)

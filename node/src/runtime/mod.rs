@@ -1,8 +1,9 @@
 //! The only way to disks, sockets, time and chance: one façade, implementations chosen at start.
 //!
-//! `uring` (default) is a thin single-threaded executor on io_uring; `sim` runs whole clusters in one thread on virtual
-//! time from one seed. (`glommio` gets its place beside them.) A [`Runtime`] belongs to one shard: it, its files,
-//! streams and tasks never leave the shard's thread; [`mailbox()`], [`oneshot()`], wakers and [`RawStream`] do.
+//! `uring` (default) is a thin single-threaded executor on io_uring; `glommio` carries the same operations out on that
+//! library, for comparison; `sim` runs whole clusters in one thread on virtual time from one seed. A [`Runtime`] belongs to
+//! one shard: it, its files, streams and tasks never leave the shard's thread; [`mailbox()`], [`oneshot()`], wakers and
+//! [`RawStream`] do.
 //!
 //! Invariant: a buffer belongs to its operation until the completion arrives. Dropping a future never frees what the
 //! kernel may still write to.
@@ -12,15 +13,18 @@
 //! receive and send allocate nothing (their state is a slab entry) and copy nothing; a send in parts allocates its
 //! parts and message header.
 //!
-//! Read first: `shared.rs` ([`Runtime`]), `operation.rs`, `executor.rs`; then `uring/` or `sim/`.
+//! Read first: `shared.rs` ([`Runtime`]), `operation.rs`, `executor.rs`, `turns.rs`; then `uring/`, `glommio/` or `sim/`.
 
 pub mod baseline;
 mod buffer;
+mod checks;
 mod clock;
+mod cores;
 mod device;
 mod directory;
 mod executor;
 mod file;
+mod glommio;
 mod in_flight;
 mod mailbox;
 mod network;
@@ -29,6 +33,7 @@ mod options;
 mod raw_file;
 mod reactor;
 mod resolver;
+mod shards;
 mod shared;
 pub mod sim;
 pub mod sync;
@@ -36,9 +41,12 @@ mod threads;
 mod time;
 mod timers;
 mod tls;
+mod turns;
 mod uring;
 
 pub use buffer::{ALIGNMENT_BYTES, Buffer};
+pub use checks::{Checked, StartError, check_directory_unchanged, check_machine, check_start};
+pub use cores::CoreClaim;
 pub use device::{Device, DeviceParseError};
 pub use directory::{DirectoryEntry, FileLock};
 pub use executor::{BACKGROUND_SHARES, LATENCY_SHARES, Task, TaskClass};
@@ -49,14 +57,12 @@ pub use mailbox::{
 };
 pub use network::{Listener, PeerAddress, RawStream, Stream};
 pub use options::{
-    CoresParseError, RingSetup, RuntimeOptions, TimeParseError, parse_cores, parse_time,
+    CoresParseError, RingSetup, RuntimeName, RuntimeOptions, TimeParseError, parse_cores,
+    parse_time,
 };
+pub use shards::{ShardPanicked, Shards, block_on, block_on_with, start_shards};
 pub use shared::Runtime;
 pub use time::MonotonicTime;
-pub use uring::{
-    Checked, CoreClaim, ShardPanicked, Shards, StartError, block_on, block_on_with,
-    check_directory_unchanged, check_machine, check_start, start_shards,
-};
 
 #[cfg(test)]
 mod tests;

@@ -6,7 +6,7 @@ use std::fmt;
 use std::future::Future;
 use std::io;
 use std::net::{Shutdown, SocketAddr};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -20,7 +20,9 @@ use rustls::pki_types::CertificateDer;
 
 use super::Runtime;
 use super::operation::{Completion, Handle, Operation, Pending};
+use super::reactor::Reactor;
 use super::tls::Tls;
+use super::{glommio, sim};
 
 /// Connections that wait to be accepted; the kernel caps it at net.core.somaxconn.
 const LISTEN_BACKLOG: i32 = 1024;
@@ -31,7 +33,7 @@ const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_QUESTIONS: u32 = 3;
 /// What was sent and not acknowledged for so long ends a connection, where the kernel would try for a quarter of an hour.
-const UNACKNOWLEDGED_MS_MAX: u32 = 60_000;
+pub(super) const UNACKNOWLEDGED_MS_MAX: u32 = 60_000;
 
 /// A listening socket of one shard. Dropping it closes the port.
 #[derive(Debug)]
@@ -86,10 +88,16 @@ struct StreamState {
 /// A stream between shards: see [`Stream::into_raw`].
 #[derive(Debug)]
 pub struct RawStream {
-    handle: Handle,
+    socket: RawSocket,
     peer_addr: PeerAddress,
     received: Vec<u8>,
     tls: Option<Box<Tls>>,
+}
+
+#[derive(Debug)]
+enum RawSocket {
+    Descriptor(OwnedFd),
+    Simulated(sim::Socket),
 }
 
 impl Runtime {
@@ -102,7 +110,10 @@ impl Runtime {
         let resolved = self.resolve(address).await.map_err(named)?;
         let (handle, local_addr) = match self.simulated() {
             Some(machine) => machine.listen(resolved).map_err(named)?,
-            None => listening_socket(resolved).map_err(named)?,
+            None => {
+                let (socket, local_addr) = listening_socket(resolved).map_err(named)?;
+                (self.listener_handle(socket).map_err(named)?, local_addr)
+            }
         };
         let handle = Rc::new(handle);
         let unfinished = Unfinished::default();
@@ -129,10 +140,28 @@ impl Runtime {
     pub fn connect_unix(&self, path: &str) -> io::Result<Stream> {
         let connected = match self.simulated() {
             Some(_) => Err(io::ErrorKind::Unsupported.into()),
-            None => unix_socket(path),
+            None => unix_socket(path).map(|socket| self.stream_handle(socket)),
         };
         let handle = connected.map_err(|error| at_address("connect to", path, error))?;
         Ok(Stream::new(self, Rc::new(handle), PeerAddress::Unix, Vec::new()))
+    }
+
+    /// A connected socket in the hands of this shard's implementation.
+    fn stream_handle(&self, socket: OwnedFd) -> Handle {
+        match &*self.0.reactor {
+            Reactor::Glommio(_) => Handle::Glommio(Box::new(glommio::Handle::stream(socket))),
+            _ => Handle::Descriptor(socket),
+        }
+    }
+
+    /// As [`Self::stream_handle`], of a listening socket.
+    fn listener_handle(&self, socket: OwnedFd) -> io::Result<Handle> {
+        match &*self.0.reactor {
+            Reactor::Glommio(_) => {
+                Ok(Handle::Glommio(Box::new(glommio::Handle::listener(socket)?)))
+            }
+            _ => Ok(Handle::Descriptor(socket)),
+        }
     }
 
     /// Addresses are used as they are; names are looked up on other threads.
@@ -426,12 +455,21 @@ impl Stream {
         drop(state);
         let handle = Rc::try_unwrap(handle)
             .map_err(|_| busy("an operation on the stream is not finished"))?;
-        Ok(RawStream { handle, peer_addr, received, tls })
+        let socket = match handle {
+            Handle::Descriptor(descriptor) => RawSocket::Descriptor(descriptor),
+            Handle::SimSocket(socket) => RawSocket::Simulated(socket),
+            handle => RawSocket::Descriptor(handle.descriptor().try_clone_to_owned()?),
+        };
+        Ok(RawStream { socket, peer_addr, received, tls })
     }
 
     /// Puts a stream on this shard.
     pub fn from_raw(runtime: &Runtime, raw: RawStream) -> Stream {
-        let stream = Stream::new(runtime, Rc::new(raw.handle), raw.peer_addr, raw.received);
+        let handle = match raw.socket {
+            RawSocket::Descriptor(descriptor) => runtime.stream_handle(descriptor),
+            RawSocket::Simulated(socket) => Handle::SimSocket(socket),
+        };
+        let stream = Stream::new(runtime, Rc::new(handle), raw.peer_addr, raw.received);
         if let Some(tls) = raw.tls {
             let set = stream.0.tls.set(tls);
             assert!(set.is_ok(), "a new stream is not encrypted");
@@ -545,18 +583,18 @@ fn end_operations(runtime: &Runtime, handle: &Rc<Handle>) {
     }
 }
 
-fn listening_socket(address: SocketAddr) -> io::Result<(Handle, SocketAddr)> {
+fn listening_socket(address: SocketAddr) -> io::Result<(OwnedFd, SocketAddr)> {
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let socket = rustix::net::socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
     sockopt::set_socket_reuseaddr(&socket, true)?;
     rustix::net::bind(&socket, &address)?;
     rustix::net::listen(&socket, LISTEN_BACKLOG)?;
     let local_addr = rustix::net::getsockname(&socket)?.try_into()?;
-    Ok((Handle::Descriptor(socket), local_addr))
+    Ok((socket, local_addr))
 }
 
 /// Connects without waiting, which a Unix socket only does for want of room: whoever wants may try again.
-fn unix_socket(path: &str) -> io::Result<Handle> {
+fn unix_socket(path: &str) -> io::Result<OwnedFd> {
     let address = match path.strip_prefix('@') {
         Some(name) => SocketAddrUnix::new_abstract_name(name.as_bytes())?,
         None => SocketAddrUnix::new(path)?,
@@ -566,7 +604,7 @@ fn unix_socket(path: &str) -> io::Result<Handle> {
     rustix::net::connect(&socket, &address)?;
     // The ring waits by itself, and only on sockets that block.
     rustix::io::ioctl_fionbio(&socket, false)?;
-    Ok(Handle::Descriptor(socket))
+    Ok(socket)
 }
 
 /// How every TCP connection behaves: small messages go at once, and a peer that is gone is noticed.

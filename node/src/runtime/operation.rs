@@ -6,7 +6,7 @@
 use std::future::Future;
 use std::io;
 use std::net::{Shutdown, SocketAddr};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -17,13 +17,15 @@ use bytes::Bytes;
 use super::buffer::Buffer;
 use super::file::OpenOptions;
 use super::reactor::Reactor;
-use super::sim;
+use super::{glommio, sim};
 
 /// An open file or socket of whichever implementation runs.
 #[derive(Debug)]
 pub(super) enum Handle {
     /// Of the kernel.
     Descriptor(OwnedFd),
+    /// Of the kernel, in glommio's hands. Boxed: it is larger than all others.
+    Glommio(Box<glommio::Handle>),
     /// A file of a simulated disk.
     SimFile(sim::Inode),
     /// A directory of a simulated disk, by its path.
@@ -37,9 +39,10 @@ impl Handle {
     ///
     /// # Panics
     /// If another implementation made it: handles never cross implementations.
-    pub(super) fn descriptor(&self) -> &OwnedFd {
+    pub(super) fn descriptor(&self) -> BorrowedFd<'_> {
         match self {
-            Handle::Descriptor(descriptor) => descriptor,
+            Handle::Descriptor(descriptor) => descriptor.as_fd(),
+            Handle::Glommio(handle) => handle.descriptor(),
             _ => unreachable!("the kernel is given only what it made"),
         }
     }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use clap::ValueEnum;
+
 use super::device::Device;
 
 /// How many shards to start, where, and how they wait.
@@ -15,8 +17,20 @@ pub struct RuntimeOptions {
     pub spin: Duration,
     /// What stands between files and the ring.
     pub device: Device,
-    /// The most that rings ask of the kernel; less is for tests of what older kernels get.
+    /// How shards reach disks and sockets.
+    pub runtime: RuntimeName,
+    /// The most that rings of [`RuntimeName::Uring`] ask of the kernel; less is for tests of what older kernels get.
     pub ring: RingSetup,
+}
+
+/// Implementations that can be chosen for a real machine.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum RuntimeName {
+    /// The thin executor on io-uring.
+    #[default]
+    Uring,
+    /// The same on the glommio library: for comparison, slower.
+    Glommio,
 }
 
 /// How the kernel runs completions. A ring takes the first of these that the kernel has.
@@ -38,6 +52,7 @@ impl Default for RuntimeOptions {
             cores: Vec::new(),
             spin: Duration::ZERO,
             device: Device::Real,
+            runtime: RuntimeName::default(),
             ring: RingSetup::default(),
         }
     }

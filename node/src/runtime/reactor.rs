@@ -4,7 +4,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use super::operation::{Completion, Operation};
-use super::{sim, uring};
+use super::{glommio, sim, uring};
 
 /// How long the reactor may wait for a completion.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,6 +22,7 @@ pub(super) enum Wait {
 #[derive(Debug)]
 pub(super) enum Reactor {
     Uring(uring::Reactor),
+    Glommio(glommio::Reactor),
     Sim(sim::Reactor),
 }
 
@@ -30,6 +31,7 @@ impl Reactor {
     pub(super) fn submit(&self, operation: Operation) -> usize {
         match self {
             Reactor::Uring(reactor) => reactor.submit(operation),
+            Reactor::Glommio(reactor) => reactor.submit(operation),
             Reactor::Sim(reactor) => reactor.submit(operation),
         }
     }
@@ -37,17 +39,18 @@ impl Reactor {
     /// Takes two operations of which the second waits for the first.
     ///
     /// # Panics
-    /// Under `sim`, which has no links: only baselines use them.
+    /// But under `uring`: only baselines use links.
     pub(super) fn submit_linked(&self, first: Operation, second: Operation) -> (usize, usize) {
         match self {
             Reactor::Uring(reactor) => reactor.submit_linked(first, second),
-            Reactor::Sim(_) => panic!("baselines do not run in the simulator"),
+            _ => panic!("baselines run on the ring itself"),
         }
     }
 
     pub(super) fn poll(&self, index: usize, context: &mut Context<'_>) -> Poll<Completion> {
         match self {
             Reactor::Uring(reactor) => reactor.poll(index, context),
+            Reactor::Glommio(reactor) => reactor.poll(index, context),
             Reactor::Sim(reactor) => reactor.poll(index, context),
         }
     }
@@ -56,6 +59,7 @@ impl Reactor {
     pub(super) fn abandon(&self, index: usize) {
         match self {
             Reactor::Uring(reactor) => reactor.abandon(index),
+            Reactor::Glommio(reactor) => reactor.abandon(index),
             Reactor::Sim(reactor) => reactor.abandon(index),
         }
     }

@@ -117,7 +117,7 @@ impl Runtime {
     /// Now on the monotonic clock; the same clock on all shards of a process.
     pub fn now(&self) -> MonotonicTime {
         match &*self.0.reactor {
-            Reactor::Uring(_) => clock::monotonic(),
+            Reactor::Uring(_) | Reactor::Glommio(_) => clock::monotonic(),
             Reactor::Sim(reactor) => reactor.now(),
         }
     }
@@ -125,7 +125,7 @@ impl Runtime {
     /// Microseconds since 1970 on the wall clock, which may jump. For people and protocols, never for decisions.
     pub fn unix_time_us(&self) -> i64 {
         match &*self.0.reactor {
-            Reactor::Uring(_) => clock::unix_time_us(),
+            Reactor::Uring(_) | Reactor::Glommio(_) => clock::unix_time_us(),
             Reactor::Sim(reactor) => reactor.unix_time_us(),
         }
     }
@@ -133,7 +133,7 @@ impl Runtime {
     /// Fills a slice with unpredictable bytes (from the seed under `sim`).
     pub fn fill_random(&self, bytes: &mut [u8]) {
         match &*self.0.reactor {
-            Reactor::Uring(_) => clock::fill_random(bytes),
+            Reactor::Uring(_) | Reactor::Glommio(_) => clock::fill_random(bytes),
             Reactor::Sim(reactor) => reactor.fill_random(bytes),
         }
     }
@@ -149,14 +149,15 @@ impl Runtime {
     pub fn ring_enters(&self) -> u64 {
         match &*self.0.reactor {
             Reactor::Uring(reactor) => reactor.enters(),
-            Reactor::Sim(_) => 0,
+            // It does not tell.
+            Reactor::Glommio(_) | Reactor::Sim(_) => 0,
         }
     }
 
     /// Time that this shard's thread has spent on a core; zero under `sim`. For metrics and benches.
     pub fn cpu_time(&self) -> Duration {
         match &*self.0.reactor {
-            Reactor::Uring(_) => clock::thread_cpu_time(),
+            Reactor::Uring(_) | Reactor::Glommio(_) => clock::thread_cpu_time(),
             Reactor::Sim(_) => Duration::ZERO,
         }
     }
@@ -165,7 +166,7 @@ impl Runtime {
     pub(super) fn simulated(&self) -> Option<&sim::Reactor> {
         match &*self.0.reactor {
             Reactor::Sim(reactor) => Some(reactor),
-            Reactor::Uring(_) => None,
+            _ => None,
         }
     }
 

@@ -20,15 +20,19 @@ where
     let modelled =
         Device::Modelled { write: Duration::from_micros(50), read: Duration::from_micros(20) };
     let deferred = RingSetup::default();
-    for (device, ring) in [
-        (Device::Real, deferred),
-        (Device::Real, RingSetup::Cooperative),
-        (Device::Real, RingSetup::Plain),
-        (modelled, deferred),
-        (Device::Volatile, deferred),
+    let (uring, glommio) = (RuntimeName::Uring, RuntimeName::Glommio);
+    for (runtime, device, ring) in [
+        (uring, Device::Real, deferred),
+        (uring, Device::Real, RingSetup::Cooperative),
+        (uring, Device::Real, RingSetup::Plain),
+        (uring, modelled, deferred),
+        (uring, Device::Volatile, deferred),
+        (glommio, Device::Real, deferred),
+        (glommio, modelled, deferred),
+        (glommio, Device::Volatile, deferred),
     ] {
         let directory = tempfile::tempdir().unwrap();
-        let options = RuntimeOptions { device, ring, ..RuntimeOptions::default() };
+        let options = RuntimeOptions { device, runtime, ring, ..RuntimeOptions::default() };
         block_on_with(&options, |runtime| test(runtime, directory.path().into())).unwrap();
     }
     for seed in 0..10 {
@@ -329,18 +333,10 @@ fn background_tasks_run_beside_busy_latency_tasks() {
     });
 }
 
-/// Starts two shards on every implementation.
-fn on_two_shards<F>(main: impl Fn(Runtime) -> F + Send + Sync + Clone + 'static)
-where
-    F: Future<Output = ()> + 'static,
-{
-    let options = RuntimeOptions { shards: 2, ..RuntimeOptions::default() };
-    start_shards(&options, main.clone()).unwrap().join().unwrap();
-}
-
 #[test]
 fn streams_move_between_shards() {
-    let run = |simulated: bool| {
+    // Without a name: simulated.
+    let run = |runtime: Option<RuntimeName>| {
         let (sender, receiver) = mailbox::<RawStream>(1);
         let receiver = std::sync::Arc::new(std::sync::Mutex::new(Some(receiver)));
         let main = move |runtime: Runtime| {
@@ -365,19 +361,21 @@ fn streams_move_between_shards() {
                 }
             }
         };
-        if simulated {
+        if let Some(runtime) = runtime {
+            let options = RuntimeOptions { shards: 2, runtime, ..RuntimeOptions::default() };
+            start_shards(&options, main).unwrap().join().unwrap();
+        } else {
             let simulation = Simulation::new(1);
             let machine = simulation.add_machine("node");
             simulation.start(machine, 2, main);
             let ended =
                 simulation.run_until(Duration::from_secs(60), || !simulation.is_running(machine));
             assert!(ended);
-        } else {
-            on_two_shards(main);
         }
     };
-    run(false);
-    run(true);
+    run(Some(RuntimeName::Uring));
+    run(Some(RuntimeName::Glommio));
+    run(None);
 }
 
 #[test]
@@ -440,31 +438,62 @@ fn an_idle_shard_sleeps_in_the_kernel() {
 
 #[test]
 fn other_threads_wake_a_sleeping_shard() {
-    let (request, requests) = mailbox::<OneshotSender<u64>>(4);
-    let requests = std::sync::Mutex::new(Some(requests));
-    let shards = start_shards(&RuntimeOptions::default(), move |_| {
-        let mut requests = requests.lock().unwrap().take().unwrap();
-        async move {
-            let mut served = 0;
-            while let Some(answer) = requests.recv().await {
-                served += 1;
-                answer.send(served).unwrap();
+    for runtime in [RuntimeName::Uring, RuntimeName::Glommio] {
+        let (request, requests) = mailbox::<OneshotSender<u64>>(4);
+        let requests = std::sync::Mutex::new(Some(requests));
+        let options = RuntimeOptions { runtime, ..RuntimeOptions::default() };
+        let shards = start_shards(&options, move |_| {
+            let mut requests = requests.lock().unwrap().take().unwrap();
+            async move {
+                let mut served = 0;
+                while let Some(answer) = requests.recv().await {
+                    served += 1;
+                    answer.send(served).unwrap();
+                }
+                served
             }
-            served
-        }
-    });
-    for expected in 1..=100 {
-        let (answer, receiver) = oneshot();
-        let request = request.clone();
-        // Another shard of its own on this thread, asleep until the answer comes.
-        let answered = block_on(move |_| async move {
-            request.send(answer).await.unwrap();
-            receiver.await
         });
-        assert_eq!(answered.unwrap(), Ok(expected));
+        for expected in 1..=100 {
+            let (answer, receiver) = oneshot();
+            let request = request.clone();
+            // Another shard of its own on this thread, asleep until the answer comes.
+            let answered = block_on_with(&options, move |_| async move {
+                request.send(answer).await.unwrap();
+                receiver.await
+            });
+            assert_eq!(answered.unwrap(), Ok(expected));
+        }
+        drop(request);
+        assert_eq!(shards.unwrap().join().unwrap(), [100]);
     }
-    drop(request);
-    assert_eq!(shards.unwrap().join().unwrap(), [100]);
+}
+
+#[test]
+fn a_shard_that_panics_is_named() {
+    for runtime in [RuntimeName::Uring, RuntimeName::Glommio] {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        let options = RuntimeOptions { shards: 2, runtime, ..RuntimeOptions::default() };
+        let shards = start_shards(&options, move |runtime| {
+            let path = path.clone();
+            async move {
+                if runtime.shard_index() == 0 {
+                    return;
+                }
+                let listener = runtime.listen("127.0.0.1:0").await.unwrap();
+                let accept = async move { drop(listener.accept().await) };
+                runtime.spawn(TaskClass::Latency, accept).detach();
+                let open = OpenOptions::read_write().create();
+                let file = runtime.open(&path, open).await.unwrap();
+                let write = async move { drop(file.write_durable_at(page(1), 0).await) };
+                runtime.spawn(TaskClass::Background, write).detach();
+                runtime.yield_now().await;
+                panic!("as the test wants");
+            }
+        });
+        let error = shards.unwrap().join().unwrap_err();
+        assert!(matches!(error, ShardPanicked::Panicked(1)), "{error}");
+    }
 }
 
 #[test]

@@ -24,6 +24,8 @@ pub struct Report {
     pub clients: u32,
     /// Whether the nodes ran on the volatile device.
     pub volatile: bool,
+    /// The nodes' runtime.
+    pub runtime: String,
     /// The file system that the nodes wrote to.
     pub device: String,
     /// From the start to the last check.
@@ -78,10 +80,11 @@ impl Report {
     fn text(&self) -> String {
         let mut text = format!(
             "\ncommit latency in milliseconds, {} clients: Postgres {} -> relay -> 3 nodes on loopback, quorum of 2, \
-             synchronous_commit=on, {}, {} cores\n\n{:<24} {:>9}",
+             synchronous_commit=on, {}, runtime {}, {} cores\n\n{:<24} {:>9}",
             self.clients,
             self.install.major,
             self.device_text(),
+            self.runtime,
             std::thread::available_parallelism().map_or(1, usize::from),
             "",
             "commits"
@@ -126,6 +129,7 @@ impl Report {
             "postgres_major": self.install.major,
             "clients": self.clients,
             "volatile": self.volatile,
+            "runtime": self.runtime,
             "device": self.device_text(),
             "duration_s": self.duration.as_secs_f64(),
             "acknowledged": self.check.entered,

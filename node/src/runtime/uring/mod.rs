@@ -1,18 +1,15 @@
 //! The default implementation: one io_uring per shard, run by the shard's own thread.
 //!
 //! Read `reactor.rs` first (operations in flight, the one enter per loop), then `prepare.rs` (operation to ring entry,
-//! the only unsafe part), `shard.rs` (the loop), `checks.rs` and `cores.rs` (what
-//! the machine must offer).
+//! the only unsafe part), `shard.rs` (the loop), `kernel.rs` (what the kernel must offer).
 
 #![expect(clippy::disallowed_types, reason = "this is the place of io_uring")]
 
-mod checks;
-mod cores;
+mod kernel;
 mod prepare;
 mod reactor;
 mod shard;
 
-pub use checks::{Checked, StartError, check_directory_unchanged, check_machine, check_start};
-pub use cores::CoreClaim;
-pub(super) use reactor::Reactor;
-pub use shard::{ShardPanicked, Shards, block_on, block_on_with, start_shards};
+pub(super) use kernel::{check_operations, check_rings};
+pub(super) use reactor::{Reactor, patient};
+pub(super) use shard::run;

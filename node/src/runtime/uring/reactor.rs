@@ -290,7 +290,7 @@ fn build(setup: RingSetup) -> io::Result<IoUring> {
     clippy::disallowed_methods,
     reason = "a shard that has no ring yet has nothing else to do"
 )]
-fn patient(build: impl Fn() -> io::Result<IoUring>) -> io::Result<IoUring> {
+pub(in super::super) fn patient<T>(build: impl Fn() -> io::Result<T>) -> io::Result<T> {
     for _ in 0..NO_MEMORY_RETRIES {
         match build() {
             Err(error) if error.raw_os_error() == Some(libc::ENOMEM) => {

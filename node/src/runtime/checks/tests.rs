@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::super::super::options::parse_cores;
+use super::super::options::{RingSetup, parse_cores};
 use super::*;
 
 #[test]

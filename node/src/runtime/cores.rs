@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
-use super::super::options::RuntimeOptions;
 use super::checks::{Checked, StartError};
+use super::options::RuntimeOptions;
 
 /// Says to other processes of this machine that a core is taken: a socket with a name in the kernel only, which goes with
 /// the process however it ends.

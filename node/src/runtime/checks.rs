@@ -5,18 +5,17 @@
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 
-use io_uring::{IoUring, Probe, opcode};
 use rustix::fs::{Access, Mode, OFlags};
 use rustix::io::{Errno, ReadWriteFlags};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use thiserror::Error;
 
-use super::super::buffer::{ALIGNMENT_BYTES, Buffer};
-use super::super::file::OpenOptions;
-use super::super::options::{RingSetup, RuntimeOptions};
+use super::buffer::{ALIGNMENT_BYTES, Buffer};
 use super::cores::{self, CoreClaim};
-use super::reactor::Reactor;
-use super::shard::block_on;
+use super::file::OpenOptions;
+use super::options::{RuntimeName, RuntimeOptions};
+use super::shards::block_on_with;
+use super::{glommio, uring};
 
 /// The file that the check of a data directory makes and removes.
 const PROBE_FILE: &str = "direct-io-probe";
@@ -85,7 +84,7 @@ pub struct Checked {
 /// The first thing that Firn cannot do without.
 pub fn check_start(options: &RuntimeOptions, data_dir: &Path) -> Result<Checked, StartError> {
     let checked = check_machine(options)?;
-    check_data_dir(data_dir)?;
+    check_data_dir(options, data_dir)?;
     Ok(checked)
 }
 
@@ -97,8 +96,11 @@ pub fn check_machine(options: &RuntimeOptions) -> Result<Checked, StartError> {
     raise_open_files();
     let mut checked =
         Checked { options: options.clone(), degraded: Vec::new(), claims: Vec::new() };
-    check_kernel(&mut checked)?;
-    check_limits(options)?;
+    uring::check_operations()?;
+    match options.runtime {
+        RuntimeName::Uring => uring::check_rings(&mut checked)?,
+        RuntimeName::Glommio => glommio::check_executors(options)?,
+    }
     cores::check(&mut checked)?;
     Ok(checked)
 }
@@ -144,70 +146,14 @@ fn raise_open_files() {
     }
 }
 
-fn check_kernel(checked: &mut Checked) -> Result<(), StartError> {
-    let ring = IoUring::new(1).map_err(no_ring)?;
-    let mut probe = Probe::new();
-    ring.submitter()
-        .register_probe(&mut probe)
-        .map_err(|_| StartError::MissingOperations("be probed".to_string()))?;
-    let missing: Vec<&str> = OPERATIONS
-        .iter()
-        .filter(|(code, _)| !probe.is_supported(*code))
-        .map(|(_, name)| *name)
-        .collect();
-    if !missing.is_empty() {
-        return Err(StartError::MissingOperations(missing.join(", ")));
-    }
-    let reactor = Reactor::new(checked.options.ring).map_err(no_ring)?;
-    match reactor.setup() {
-        RingSetup::Deferred => {}
-        RingSetup::Cooperative => checked.degraded.push(
-            "the kernel lacks DEFER_TASKRUN (Linux 6.1): completions interrupt more".to_string(),
-        ),
-        RingSetup::Plain => checked.degraded.push(
-            "the kernel lacks COOP_TASKRUN (Linux 5.19): completions interrupt much more"
-                .to_string(),
-        ),
-    }
-    Ok(())
-}
-
-/// What `prepare` submits, by the kernel's numbers.
-const OPERATIONS: [(u8, &str); 14] = [
-    (opcode::OpenAt::CODE, "open"),
-    (opcode::Read::CODE, "read"),
-    (opcode::Write::CODE, "write"),
-    (opcode::Fsync::CODE, "fsync"),
-    (opcode::Fallocate::CODE, "fallocate"),
-    (opcode::RenameAt::CODE, "rename"),
-    (opcode::UnlinkAt::CODE, "unlink"),
-    (opcode::Accept::CODE, "accept"),
-    (opcode::Connect::CODE, "connect"),
-    (opcode::Recv::CODE, "recv"),
-    (opcode::Send::CODE, "send"),
-    (opcode::Shutdown::CODE, "shutdown"),
-    (opcode::PollAdd::CODE, "poll"),
-    (opcode::AsyncCancel::CODE, "cancel"),
-];
-
-/// All shards' rings are set up at once to see whether they fit: into the open files, and into the locked memory, as which
-/// the kernel counts rings of processes without CAP_IPC_LOCK.
-fn check_limits(options: &RuntimeOptions) -> Result<(), StartError> {
-    let rings = options.shards;
-    let made: io::Result<Vec<Reactor>> = (0..rings).map(|_| Reactor::new(options.ring)).collect();
-    made.map(drop).map_err(|error| {
-        let advice = advice(&error);
-        StartError::TooManyRings { rings, error, advice }
-    })
-}
-
-fn no_ring(error: io::Error) -> StartError {
+/// The refusal for a reactor that cannot be set up.
+pub(super) fn no_ring(error: io::Error) -> StartError {
     let advice = advice(&error);
     StartError::NoRing(error, advice)
 }
 
 /// What to change when a ring cannot be set up.
-fn advice(error: &io::Error) -> String {
+pub(super) fn advice(error: &io::Error) -> String {
     let limit = |resource| {
         getrlimit(resource).current.map_or("unlimited".to_string(), |limit| limit.to_string())
     };
@@ -228,9 +174,10 @@ fn advice(error: &io::Error) -> String {
     }
 }
 
-fn check_data_dir(path: &Path) -> Result<(), StartError> {
+fn check_data_dir(options: &RuntimeOptions, path: &Path) -> Result<(), StartError> {
     let probe = path.join(PROBE_FILE);
-    let tried = block_on(move |runtime| async move {
+    let options = RuntimeOptions { cores: Vec::new(), ..options.clone() };
+    let tried = block_on_with(&options, move |runtime| async move {
         // Whether the directory can be written at all, before direct I/O is asked for.
         let options = OpenOptions::read_write().create().truncate();
         runtime.open(&probe, options.buffered()).await.map_err(Problem::Write)?;
