@@ -10,6 +10,8 @@ use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use serde::Deserialize;
 use thiserror::Error;
 
+use crate::small_file;
+
 /// Most public keys in a directory: rotation needs two or three.
 const KEYS_MAX: usize = 64;
 
@@ -134,7 +136,7 @@ impl PublicKeys {
         }
         let mut keys = Vec::new();
         for file in files {
-            let pem = std::fs::read(&file).map_err(|error| read_error(&file, error))?;
+            let pem = small_file::read(&file).map_err(|error| read_error(&file, error))?;
             let key = DecodingKey::from_ed_pem(&pem);
             keys.push(key.map_err(|_| AuthError::NotAKey { path: file })?);
         }

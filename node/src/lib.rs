@@ -13,5 +13,6 @@ pub mod relay;
 pub mod runtime;
 pub mod service_manager;
 pub mod shard;
+mod small_file;
 pub mod tls;
 pub mod wal_service;

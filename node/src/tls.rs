@@ -15,12 +15,10 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig};
 use thiserror::Error;
 
 use crate::runtime::{Runtime, Stream};
+use crate::small_file;
 
 /// What Postgres' protocol is called inside TLS, as registered with IANA for ALPN.
 pub const APPLICATION_PROTOCOL: &[u8] = b"postgresql";
-
-/// Largest file of certificates or keys; keeps a wrong path from being read whole.
-const PEM_BYTES_MAX: u64 = 1 << 20;
 
 /// Why a certificate or key cannot be used.
 #[derive(Debug, PartialEq, Error)]
@@ -62,11 +60,7 @@ pub fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, CertificateErr
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, CertificateError> {
-    let length = std::fs::metadata(path).map_err(|error| file_error(path, error))?.len();
-    if length > PEM_BYTES_MAX {
-        return Err(file_error(path, format!("{length} bytes, expected at most {PEM_BYTES_MAX}")));
-    }
-    std::fs::read(path).map_err(|error| file_error(path, error))
+    small_file::read(path).map_err(|error| file_error(path, error))
 }
 
 fn file_error(path: &Path, reason: impl ToString) -> CertificateError {

@@ -1,4 +1,4 @@
-//! Certificates for tests: an authority of their own, made by openssl.
+//! Certificates and keys for tests, made by openssl.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -50,10 +50,19 @@ impl Authority {
     }
 
     fn openssl(&self, arguments: &str) -> Result<()> {
-        let mut command = Command::new("openssl");
-        let output = command.args(arguments.split(' ')).current_dir(&self.directory).output();
-        let output = output.context("this test needs openssl: apt-get install openssl")?;
-        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        Ok(())
+        openssl(&self.directory, arguments)
     }
+}
+
+/// Makes an Ed25519 key that signs nothing: `private.pem` in `directory`, and its public half in the file `public`.
+pub fn make_ed25519_key(directory: &Path, public: &Path) -> Result<()> {
+    openssl(directory, "genpkey -algorithm ed25519 -out private.pem")?;
+    openssl(directory, &format!("pkey -in private.pem -pubout -out {}", public.display()))
+}
+
+fn openssl(directory: &Path, arguments: &str) -> Result<()> {
+    let output = Command::new("openssl").args(arguments.split(' ')).current_dir(directory).output();
+    let output = output.context("this test needs openssl: apt-get install openssl")?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
 }

@@ -1,7 +1,6 @@
 //! Node processes that are the members of one timeline, written to by hand-made proposers.
 
 use std::ops::{Index, IndexMut};
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use firn_core::api::{CreateTimeline, TimelineStatus};
@@ -11,6 +10,7 @@ use firn_tools::client::NodeClient;
 use firn_tools::clock::wait_until;
 use tempfile::TempDir;
 
+use crate::cluster::LIMIT;
 use crate::local::node::{NodeOptions, NodeProcess};
 use crate::proposer::{HandmadeProposer, RECORDED_COMMIT, RECORDED_START};
 
@@ -18,8 +18,6 @@ use crate::proposer::{HandmadeProposer, RECORDED_COMMIT, RECORDED_START};
 pub const SYSTEM_ID: SystemId = SystemId(7_710_948_517_785_714_850);
 /// The shards of each node.
 pub const SHARD_COUNT: u32 = 2;
-/// How long anything that must happen may take; only a failing test waits that long.
-const LIMIT: Duration = Duration::from_secs(90);
 /// The segment of 16 MB that begins with the recorded WAL's.
 const FIRST_SEGMENT: &str = "000000010000000000000001";
 
@@ -134,8 +132,8 @@ impl Nodes {
         Ok(proposer)
     }
 
-    /// Writes WAL to one node as the elected proposer of a term, and waits until it is durable there up to
-    /// [`RECORDED_COMMIT`].
+    /// Writes WAL to one node as the elected proposer of a term, and waits until it is durable there and the node knows
+    /// `commit_lsn`, when that is one.
     pub fn push(
         &self,
         index: usize,
@@ -149,6 +147,9 @@ impl Nodes {
         let end = proposer.append_all(RECORDED_START, wal)?;
         proposer.append(end, &[], commit_lsn)?;
         proposer.wait_flushed(end.min(RECORDED_COMMIT))?;
+        if commit_lsn != Lsn::INVALID {
+            self.wait_for(index, "told", |status| status.commit_lsn >= commit_lsn.min(end))?;
+        }
         Ok(proposer)
     }
 

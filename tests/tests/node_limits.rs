@@ -187,13 +187,13 @@ fn silent_clients_are_dropped() {
     let node = node(folder.path(), 1, &[]);
     let address = node.pg_address().unwrap();
     let beginnings: [&[u8]; 3] = [b"", &[0, 0, 0], &[0, 0, 0x20, 0, 0, 3, 0, 0, b'u']];
+    let started = now();
     let silent = beginnings.map(|bytes| {
         let mut stream = TcpStream::connect(&address).unwrap();
         stream.set_read_timeout(Some(LIMIT)).unwrap();
         stream.write_all(bytes).unwrap();
         stream
     });
-    let started = now();
     session(&address).unwrap();
     for mut stream in silent {
         assert_eq!(stream.read(&mut [0; 64]).unwrap(), 0, "the node closes");

@@ -3,18 +3,14 @@
 #![allow(clippy::unwrap_used, reason = "every function here is part of a test")]
 
 use std::process::Command;
-use std::time::Duration;
 
-use firn_tests::cluster::TestCluster;
+use firn_tests::cluster::{LIMIT, TestCluster};
 use firn_tests::local::node::NodeOptions;
 use firn_tests::local::postgres::{PostgresServer, run};
 use firn_tests::local::postgres_install::PostgresInstall;
 use firn_tests::postgres_versions::{outer_postgres_versions, postgres_version, postgres_versions};
 use firn_tools::client::NodeClient;
 use firn_tools::clock::wait_until;
-
-/// How long a relay may take to look at a primary; only a failing test waits that long.
-const LIMIT: Duration = Duration::from_secs(90);
 
 fn cluster() -> TestCluster {
     cluster_of(postgres_version().unwrap())

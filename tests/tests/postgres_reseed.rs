@@ -2,18 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "every function here is part of a test")]
 
-use std::time::Duration;
-
 use firn_core::api::StandingStatus;
-use firn_tests::cluster::TestCluster;
+use firn_tests::cluster::{LIMIT, TestCluster};
 use firn_tests::local::node::NodeOptions;
 use firn_tests::postgres_versions::postgres_version;
 use firn_tests::rot::rot_frame_with;
 use firn_tools::client::NodeClient;
 use firn_tools::clock::wait_until;
-
-/// How long a re-seed may take; only a failing test waits that long.
-const LIMIT: Duration = Duration::from_secs(90);
 
 #[test]
 fn a_relay_goes_on_after_a_node_was_reseeded() {

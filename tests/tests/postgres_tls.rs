@@ -11,7 +11,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
 
 use firn_core::types::{Generation, Lsn, SystemId, Term, TimelineKey};
 use firn_core::wire::postgres::startup::{SSL_REQUEST_PACKET, encode_startup};
-use firn_tests::certificates::{Authority, Issued};
+use firn_tests::certificates::{Authority, Issued, make_ed25519_key};
 use firn_tests::cluster::{LIMIT, TestCluster};
 use firn_tests::local::node::{NodeOptions, NodeProcess};
 use firn_tests::local::postgres_install::PostgresInstall;
@@ -314,12 +314,7 @@ fn certificates_and_keys_are_replaced_while_connections_go_on() {
     reload(&node, REFUSED);
     try_with(&new, TOKEN).unwrap();
     assert!(status(TOKEN).is_ok());
-    let mut openssl = Command::new("openssl");
-    openssl.args(["genpkey", "-algorithm", "ed25519", "-out", "private.pem"]);
-    assert!(openssl.current_dir(folder.path()).status().unwrap().success());
-    let mut openssl = Command::new("openssl");
-    openssl.args(["pkey", "-in", "private.pem", "-pubout", "-out"]).arg(&key_file);
-    assert!(openssl.current_dir(folder.path()).status().unwrap().success());
+    make_ed25519_key(folder.path(), &key_file).unwrap();
     reload(&node, RELOADED);
     assert!(try_with(&new, TOKEN).unwrap_err().contains("JWT authentication error"));
     assert!(status(TOKEN).is_err());

@@ -169,12 +169,13 @@ impl NodeClient {
         if let Some(token) = &self.token {
             request = request.header("authorization", format!("Bearer {token}"));
         }
+        let wrong = || format!("node {:?}: expected HOST:PORT or http://HOST:PORT", self.base);
         let answer = match body {
-            None => self.agent.run(request.body(()).context("no such request")?),
+            None => self.agent.run(request.body(()).with_context(wrong)?),
             Some(body) => {
                 let text = serde_json::to_string(body).context("cannot write the request")?;
                 let request = request.header("content-type", "application/json").body(text);
-                self.agent.run(request.context("no such request")?)
+                self.agent.run(request.with_context(wrong)?)
             }
         };
         answer.with_context(|| format!("node {} does not answer", self.base))

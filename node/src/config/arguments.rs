@@ -153,7 +153,7 @@ impl RunArguments {
             value.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse().ok()?)));
         match parsed {
             // Brackets belong to the written form of an IPv6 address only.
-            Some((host, port @ 1..)) if !host.is_empty() => {
+            Some((host, port @ 1..)) if !host.trim_matches(['[', ']']).is_empty() => {
                 Ok(Some((host.trim_matches(['[', ']']).to_string(), port)))
             }
             _ => Err(ArgumentError::Advertise { value: value.clone() }),

@@ -114,8 +114,12 @@ fn check_data(report: &mut Report, data: &Path, wanted: Option<NodeId>) {
         };
         anyhow::Ok((node_id, journals))
     });
-    // Without a ring nothing could be looked at, which is told already.
-    let Ok(looked) = looked else { return };
+    let looked = match looked {
+        Ok(looked) => looked,
+        // Without a ring nothing can be looked at; the machine's check has told that already.
+        Err(_) if !report.problems.is_empty() => return,
+        Err(error) => return report.problems.push(error.into()),
+    };
     let Some((node_id, journals)) = report.take(looked) else { return };
     report.node_id = node_id;
     for (number, found) in &journals {

@@ -13,7 +13,7 @@ use firn_core::api::{
     TimelineStatus, WalReceiverStatus,
 };
 use firn_core::consensus::acceptor::{Acceptor, AcceptorError, Mark, Reply, Standing, Step, When};
-use firn_core::consensus::postgres_history::PostgresHistory;
+use firn_core::consensus::postgres_history::{PostgresHistory, PostgresSwitch};
 use firn_core::consensus::state::TimelineState;
 use firn_core::postgres::wal::{SegmentPrefix, WalVersion};
 use firn_core::types::{Lsn, NodeId, PostgresTimeline, Term, TimelineKey};
@@ -364,15 +364,18 @@ impl Timeline {
         start.segment_start(self.segment_size_bytes())
     }
 
-    /// Postgres' timeline of the byte at a position.
-    pub fn postgres_timeline_at(&self, position: Lsn) -> PostgresTimeline {
-        self.with_acceptor(|acceptor| acceptor.state().postgres_history.timeline_at(position))
-    }
-
     /// Which Postgres timelines wrote the log, as far as it can never change any more.
     pub fn settled_postgres_history(&self) -> PostgresHistory {
         self.with_acceptor(|acceptor| {
             acceptor.state().postgres_history.settled(acceptor.commit_lsn())
+        })
+    }
+
+    /// The Postgres timeline that follows one, and where, once that can never change any more.
+    pub fn postgres_timeline_after(&self, timeline: PostgresTimeline) -> Option<PostgresSwitch> {
+        self.with_acceptor(|acceptor| {
+            let next = acceptor.state().postgres_history.after(timeline)?;
+            (next.lsn < acceptor.commit_lsn()).then_some(next)
         })
     }
 

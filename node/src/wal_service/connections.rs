@@ -18,8 +18,9 @@ use crate::wal_service::receive::RECEIVE_BYTES;
 /// Connections of one shard: 5,000 of a node's tenants, should they all fall on it, and some more.
 pub const CONNECTIONS_MAX: usize = 6000;
 
-/// What the receive buffers of a shard's connections may have together beyond [`RECEIVE_BYTES`] each: two thousand
-/// connections in the middle of the longest append, or 256 in the middle of the longest message.
+/// What the receive buffers of a shard's connections may have together beyond [`RECEIVE_BYTES`] each: those of two
+/// thousand connections that have received the longest append, or of 256 that have received the longest message. A
+/// connection keeps what it took until it ends.
 const LONG_MESSAGES_BYTES_MAX: usize = 256 << 20;
 
 /// A connection that sends nothing for this long is dropped, as the reference acceptor does. Proposers and readers

@@ -59,7 +59,7 @@ fn malformed_values_are_named() {
         let found = run(&["--advertise", value]).unwrap().advertised().unwrap();
         assert_eq!(found.map(|(host, _)| host).as_deref(), expected);
     }
-    for value in ["", "host", ":1", "host:0", "host:99999"] {
+    for value in ["", "host", ":1", "[]:1", "host:0", "host:99999"] {
         assert!(run(&["--advertise", value]).unwrap().advertised().is_err(), "{value}");
     }
 }

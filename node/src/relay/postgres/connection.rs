@@ -15,13 +15,10 @@ use super::conninfo::{ChannelBinding, Conninfo, ServerAddress, SslMode, password
 use super::tls::{TlsError, binding_data, client_connection};
 use super::transport::Transport;
 use crate::runtime::Runtime;
-use crate::tls;
+use crate::{small_file, tls};
 
 /// Most rows of an answer that a relay has a use for: the walsenders of a server.
 const ROWS_MAX: usize = 10_000;
-
-/// Longest password file that is read.
-const PASSFILE_BYTES_MAX: u64 = 1 << 20;
 
 /// Why a session failed. Each names its server once, in [`ConnectionError::At`].
 #[derive(Debug, Error)]
@@ -372,10 +369,7 @@ fn password(conninfo: &Conninfo, server: &ServerAddress) -> Option<String> {
         return conninfo.password.clone();
     }
     let path = conninfo.passfile.as_ref()?;
-    if std::fs::metadata(path).ok()?.len() > PASSFILE_BYTES_MAX {
-        return None;
-    }
-    let content = std::fs::read_to_string(path).ok()?;
+    let content = String::from_utf8(small_file::read(path).ok()?).ok()?;
     let database = conninfo.database.as_deref().unwrap_or(&conninfo.user);
     password_from_file(&content, server, &["replication", database], &conninfo.user)
 }

@@ -105,10 +105,8 @@ impl Sender<'_> {
         if self.timeline.is_deleted() {
             return Err(End::Failed(format!("timeline {} was deleted", self.timeline.key())));
         }
-        let next = self
-            .asked
-            .timeline
-            .and_then(|number| self.timeline.settled_postgres_history().after(number));
+        let next =
+            self.asked.timeline.and_then(|number| self.timeline.postgres_timeline_after(number));
         match (self.asked.term, next) {
             (None, Some(next)) => Ok(Available { end: next.lsn, next: Some(next) }),
             (None, None) => Ok(Available { end: positions.commit_lsn, next: None }),
@@ -147,7 +145,8 @@ impl Sender<'_> {
                 Err(end) => return Ok(Err(end)),
             };
         }
-        let read = ahead.begin + ahead.wal.len() as u64;
+        // The end may have come nearer since it was read: a timeline turned out to end there.
+        let read = available.min(ahead.begin + ahead.wal.len() as u64);
         let end = chunk_end(position, read, CHUNK_BYTES_MAX, self.timeline.segment_size_bytes());
         let wal = &ahead.wal[(position - ahead.begin) as usize..(end - ahead.begin) as usize];
         self.send_message(FromServer::Wal {
@@ -158,6 +157,10 @@ impl Sender<'_> {
         })
         .await?;
         self.shard.metrics().counters.read_bytes.add(wal.len() as u64);
+        if end == ahead.begin + ahead.wal.len() as u64 {
+            // Who waits for more keeps no memory.
+            *ahead = ReadAhead { begin: end, wal: Vec::new() };
+        }
         Ok(Ok(end))
     }
 
@@ -178,11 +181,11 @@ impl Sender<'_> {
 
     /// Refuses WAL of a Postgres timeline that this node was not told of.
     fn check_timeline(&self, position: Lsn, wal: &[u8]) -> Result<(), End> {
-        let (history, first) = self.timeline.with_acceptor(|acceptor| {
+        let foreign = self.timeline.with_acceptor(|acceptor| {
             let state = acceptor.state();
-            (state.postgres_history.clone(), state.local_start_lsn)
+            foreign_page(wal, position, state.local_start_lsn, &state.postgres_history)
         });
-        match foreign_page(wal, position, first, &history) {
+        match foreign {
             None => Ok(()),
             Some((page, PostgresTimeline(found))) => Err(End::Failed(format!(
                 "WAL at {page} is of Postgres timeline {found}, and nobody has told this node where that begins"
