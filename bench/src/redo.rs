@@ -25,7 +25,7 @@ use crate::allocations::allocated_bytes;
 use crate::cpu_time::thread_cpu_seconds;
 use crate::decode;
 use crate::figures::figure::{Figure, Goal};
-use crate::figures::{print_json, print_table};
+use crate::figures::{median, print_json, print_table};
 use chains::{CHAIN_RECORDS, Chain, Kind};
 use pages::Pages;
 use recording::{Recording, Workload};
@@ -154,9 +154,8 @@ impl Rounds {
     }
 
     /// The middle one; not a number without rounds.
-    pub fn median(&mut self) -> f64 {
-        self.0.sort_by(f64::total_cmp);
-        self.0.get(self.0.len() / 2).copied().unwrap_or(f64::NAN)
+    pub fn median(&self) -> f64 {
+        median(self.0.clone())
     }
 }
 
@@ -181,10 +180,13 @@ pub fn allocated_per_record(
     }
 }
 
-/// What `part` allocated in the round before those that count, in which its buffers grew.
+/// What `part` allocated in all in the round before those that count, in which its buffers grew.
 pub fn allocated_once(part: &str, recording: &Recording, bytes: u64) -> Figure {
     Figure {
-        name: format!("bytes that {part}'s buffers grow to, {}", recording.name()),
+        name: format!(
+            "bytes allocated in all by {part} while its buffers grow, {}",
+            recording.name()
+        ),
         unit: "bytes",
         measured: bytes as f64,
         baseline: None,

@@ -158,7 +158,7 @@ fn expect_within(timelines: u8, appends: usize, wal_bytes: usize, within: fn(Cos
                 enters: 0,
             };
             for _ in 0..ROUNDS {
-                journal.ready().await.unwrap();
+                journal.ready(all[0].key).await.unwrap();
                 for timeline in &mut all {
                     tickets.extend((0..appends).map(|_| timeline.append(&journal, &wal)));
                 }

@@ -36,6 +36,7 @@ use firn_tests::local::node::{NodeOptions, NodeProcess};
 use firn_tests::recordings::{RecordKind, scenario, shared_directory};
 use firn_tests::simulation::random::Random;
 use firn_tools::client::NodeClient;
+use firn_tools::local::process::resident_bytes;
 use futures_util::future::{Either, select};
 
 /// An allocation past this fails, and ends the test: far above what any journal or message here may ask for.
@@ -87,7 +88,7 @@ async fn live(runtime: &Runtime, data: &Path, life: u64, appends: u64) {
         let elected = Change::Elected { term, history: TermHistory(starts), truncate_to: end };
         journal.append(key, elected).unwrap();
         for _ in 0..appends {
-            journal.ready().await.unwrap();
+            journal.ready(key).await.unwrap();
             let wal = vec![number; 1 + random.index(if number == 1 { 9000 } else { 300 })];
             let begin = end;
             end = end + wal.len() as u64;
@@ -470,11 +471,8 @@ impl Target {
         assert!(self.node.is_running().unwrap(), "the node ended: {}", self.log());
         NodeClient::new(&self.node.url().unwrap(), None).status().unwrap();
         assert!(!self.log().contains("panicked"), "{}", self.log());
-        let status = fs::read_to_string(format!("/proc/{}/status", self.node.pid().unwrap()));
-        let status = status.unwrap();
-        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
-        let kib: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
-        assert!(kib * 1024 < NODE_MEMORY_BYTES_MAX, "the node holds {kib} KiB");
+        let bytes = resident_bytes(self.node.pid().unwrap()).unwrap();
+        assert!(bytes < NODE_MEMORY_BYTES_MAX, "the node holds {bytes} bytes");
     }
 
     fn log(&self) -> String {

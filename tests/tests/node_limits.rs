@@ -21,6 +21,7 @@ use firn_tests::proposer::{HandmadeProposer, RECORDED_START, recorded_wal};
 use firn_tests::replay::error_text;
 use firn_tools::client::NodeClient;
 use firn_tools::clock::{now, wait_until};
+use firn_tools::local::process::resident_bytes;
 
 /// How long what must happen may take.
 const LIMIT: Duration = Duration::from_secs(120);
@@ -50,9 +51,7 @@ fn proposer(node: &NodeProcess, key: TimelineKey) -> (HandmadeProposer, Lsn, Vec
 }
 
 fn memory_bytes(node: &NodeProcess) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{}/status", node.pid().unwrap())).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+    resident_bytes(node.pid().unwrap()).unwrap()
 }
 
 /// Lets this process have as many sockets as the test needs.

@@ -6,10 +6,11 @@ use anyhow::Context;
 use firn_core::wire::walproposer::ProtocolVersion;
 use firn_tools::clock;
 use firn_tools::local::node::{NodeOptions, NodeProcess};
+use firn_tools::local::process::resident_bytes;
 
 use super::figure::{Figure, Goal};
-use super::processes::{cpu_s_of_tree, resident_bytes};
 use super::runs::median;
+use crate::cpu_time::cpu_s_of_tree;
 use crate::wal::generator::{self, Place};
 use crate::wal::options::Load;
 use crate::wal::usage::Probe;
@@ -74,6 +75,7 @@ fn make_timelines(target: &str, timelines: usize) -> anyhow::Result<()> {
         auth_token: None,
         threads: 1,
         cores: Vec::new(),
+        spin: Duration::ZERO,
         probe: Probe::Nothing,
     };
     generator::run(&load, &place).map(drop)

@@ -6,7 +6,6 @@
 pub mod figure;
 mod idle;
 mod pgbench;
-mod processes;
 mod runs;
 mod wal;
 

@@ -19,8 +19,8 @@ use firn_tools::local::process::{Process, log_tail};
 use firn_tools::local::relay::RelayProcess;
 
 use super::figure::{Figure, Goal};
-use super::processes::cpu_s_of_tree;
 use super::runs::{Effort, median};
+use crate::cpu_time::cpu_s_of_tree;
 
 /// Sessions of pgbench.
 const CLIENTS: &str = "16";

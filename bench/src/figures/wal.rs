@@ -77,8 +77,13 @@ fn one_at_a_time(effort: Effort) -> anyhow::Result<Vec<Figure>> {
     ])
 }
 
+/// Longer than an append takes on the real device: with it neither core goes to sleep between two appends.
+const POLLS_US: &str = "300";
+
 fn on_the_real_device(effort: Effort) -> anyhow::Result<Vec<Figure>> {
     let one = wal(effort, Device::Real, effort.rounds(), &["--baselines"])?;
+    let awake = ["--spin-us", POLLS_US, "--generator-spin-us", POLLS_US];
+    let awake = wal(effort, Device::Real, effort.rounds(), &awake)?;
     let sixteen = wal(effort, Device::Real, effort.rounds(), &["--timelines", "16"])?;
     let device = series(&one, "device");
     Ok(vec![
@@ -88,6 +93,15 @@ fn on_the_real_device(effort: Effort) -> anyhow::Result<Vec<Figure>> {
             series(&one, "appends").median_latency_us("p50"),
             Some(("durable write", device.median_latency_us("p50"))),
             Goal::RatioAtMost(1.35),
+        ),
+        figure(
+            &format!(
+                "the same, shard and load generator poll {POLLS_US} us before they sleep: p50"
+            ),
+            "us",
+            series(&awake, "appends").median_latency_us("p50"),
+            Some(("durable write", device.median_latency_us("p50"))),
+            Goal::None,
         ),
         figure(
             "16 timelines, one outstanding 8 KiB append each, real device",

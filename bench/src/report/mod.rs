@@ -15,6 +15,7 @@ use anyhow::Context;
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
+use crate::figures::median;
 use crate::machine::Machine;
 use crate::wal::generator::{Measured, new_histogram};
 use crate::wal::usage::Usage;
@@ -187,9 +188,7 @@ impl Series {
 
     /// The median over rounds of what `value` takes from each.
     pub fn median(&self, value: impl Fn(&Round) -> f64) -> f64 {
-        let mut values: Vec<f64> = self.rounds.iter().map(value).collect();
-        values.sort_by(f64::total_cmp);
-        values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+        median(self.rounds.iter().map(value).collect())
     }
 
     /// The median over rounds of a latency of [`QUANTILES`] in microseconds.

@@ -42,6 +42,8 @@ pub struct Place {
     pub threads: usize,
     /// Cores to pin these to; empty: no pinning.
     pub cores: Vec<usize>,
+    /// How long idle ones poll.
+    pub spin: Duration,
     /// Where to see what the acceptors spend.
     pub probe: Probe,
 }
@@ -100,6 +102,7 @@ pub fn run(load: &Load, place: &Place) -> anyhow::Result<Measured> {
     let options = RuntimeOptions {
         shards: place.threads,
         cores: place.cores.clone(),
+        spin: place.spin,
         ..RuntimeOptions::default()
     };
     let watched = round.clone();

@@ -39,6 +39,9 @@ pub struct WalArguments {
     /// How long an idle shard of an embedded node polls before it sleeps
     #[arg(long, value_name = "US", default_value_t = 0)]
     pub spin_us: u64,
+    /// How long an idle thread of the load generator polls before it sleeps
+    #[arg(long, value_name = "US", default_value_t = 0)]
+    pub generator_spin_us: u64,
     /// Cores for the embedded nodes' shards, as 0,2-5 [default: not pinned]
     #[arg(long, value_name = "LIST")]
     pub node_cores: Option<CoreList>,

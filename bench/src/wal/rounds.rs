@@ -52,11 +52,13 @@ pub fn run(arguments: &WalArguments) -> anyhow::Result<Report> {
     };
     let (node_cores, cores) = (cores(&arguments.node_cores), cores(&arguments.cores));
     let spin = Duration::from_micros(arguments.spin_us);
+    let generator_spin = Duration::from_micros(arguments.generator_spin_us);
     let mut place = Place {
         targets: arguments.targets.clone(),
         auth_token: arguments.auth_token.clone(),
         threads: arguments.threads,
         cores: cores.clone(),
+        spin: generator_spin,
         probe: arguments.target_pid.map_or(Probe::Nothing, Probe::Process),
     };
     if arguments.embedded {
@@ -80,7 +82,7 @@ pub fn run(arguments: &WalArguments) -> anyhow::Result<Report> {
             device: arguments.device,
             ..RuntimeOptions::default()
         },
-        generator: RuntimeOptions { cores, ..RuntimeOptions::default() },
+        generator: RuntimeOptions { cores, spin: generator_spin, ..RuntimeOptions::default() },
         duration: load.duration.min(BASELINE_MAX),
     };
     if arguments.baselines {
@@ -150,7 +152,12 @@ fn setting(arguments: &WalArguments, load: &Load, place: &Place) -> Setting {
         durability: "acknowledged when flushed to the device by a majority".to_string(),
         quorum: format!("{} of {targets}", targets / 2 + 1),
         acceptors,
-        generator: format!("{} threads, {}", arguments.threads, list(&arguments.cores)),
+        generator: format!(
+            "{} threads, {}, spin {} us",
+            arguments.threads,
+            list(&arguments.cores),
+            arguments.generator_spin_us
+        ),
         device,
         protocol: load.protocol.number(),
         rounds: arguments.rounds,

@@ -1,6 +1,6 @@
 //! The order of frames: what goes to the device next, and what is acknowledged when it comes back.
 //!
-//! Invariants: at most [`INFLIGHT_MAX`] writes are in flight; they complete in any order and are acknowledged in the
+//! Invariants: at most [`INFLIGHT_MAX`] writes and a few frames' bytes are in flight; they complete in any order and are acknowledged in the
 //! order of their sequences; a frame is acknowledged only after the header of its segment is durable.
 
 use std::collections::VecDeque;
@@ -18,6 +18,10 @@ use super::options::JournalOptions;
 use super::queue::Queue;
 use super::ring::Ring;
 use crate::runtime::{Buffer, File};
+
+/// Bytes on their way to the device, beyond which no other frame follows: a new frame is acknowledged behind them. A
+/// device is busy with less.
+const INFLIGHT_BYTES_MAX: usize = 2 << 20;
 
 /// One write, for a lane to carry out.
 pub(super) struct Work {
@@ -68,6 +72,7 @@ pub(super) struct Log {
     /// The open segment has no room for any frame: its closing one is next.
     close: bool,
     in_flight: VecDeque<InFlight>,
+    in_flight_bytes: usize,
     /// Number of the first of `in_flight`.
     first_number: u64,
     next_sequence: u64,
@@ -90,6 +95,7 @@ impl Log {
             open: None,
             close: false,
             in_flight: VecDeque::with_capacity(INFLIGHT_MAX),
+            in_flight_bytes: 0,
             first_number: 0,
             next_sequence: recovered.last_sequence + 1,
             next_place: recovered.next_place,
@@ -152,7 +158,7 @@ impl Log {
     }
 
     pub(super) fn may_submit(&self) -> bool {
-        self.in_flight.len() < INFLIGHT_MAX
+        self.in_flight.len() < INFLIGHT_MAX && self.in_flight_bytes < INFLIGHT_BYTES_MAX
     }
 
     /// Bytes left for frames in the open segment.
@@ -173,7 +179,7 @@ impl Log {
         let use_crc = UseCrc::new(&header);
         self.open =
             Some(Open { file: file.clone(), header, use_crc, offset_bytes: FRAMES_OFFSET_BYTES });
-        let number = self.enter(None);
+        let number = self.enter(None, buffer.len());
         Work { number, stage: "write a segment's header", file, buffer, offset_bytes: 0 }
     }
 
@@ -254,12 +260,13 @@ impl Log {
             has_content,
             closes_segment,
         };
-        let number = self.enter(Some(frame));
+        let number = self.enter(Some(frame), buffer.len());
         Work { number, stage: "write a frame", file, buffer, offset_bytes }
     }
 
-    fn enter(&mut self, frame: Option<FrameInFlight>) -> u64 {
+    fn enter(&mut self, frame: Option<FrameInFlight>, len_bytes: usize) -> u64 {
         assert!(self.in_flight.len() < INFLIGHT_MAX, "writes in flight have a bound");
+        self.in_flight_bytes += len_bytes;
         self.in_flight.push_back(InFlight { frame, done: None });
         self.first_number + self.in_flight.len() as u64 - 1
     }
@@ -270,6 +277,7 @@ impl Log {
         if index > 0 {
             firn_core::marks::hit("journal.completed_out_of_order");
         }
+        self.in_flight_bytes -= buffer.len();
         self.in_flight[index].done = Some(buffer);
         if mutant::active(Mutant::AcknowledgeOutOfOrder)
             && let Some(frame) = &self.in_flight[index].frame

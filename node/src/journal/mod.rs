@@ -173,14 +173,15 @@ impl Journal {
         self.shared.push(&Entry::LayerEdit(key, LayerEdit { replaces_all, edit }))
     }
 
-    /// Waits until WAL can be appended: there is room in the queue and in the ring.
+    /// Waits until WAL of a timeline can be appended: there is room in the queue and in the ring. A timeline that fills
+    /// the ring leaves some of both to others.
     ///
     /// # Errors
     /// The journal failed, or it is full and cannot free space.
-    pub async fn ready(&self) -> Result<(), JournalError> {
+    pub async fn ready(&self, key: TimelineKey) -> Result<(), JournalError> {
         loop {
             let room = self.shared.room.notified();
-            if let Some(result) = self.shared.readiness() {
+            if let Some(result) = self.shared.readiness(key) {
                 return result;
             }
             self.shared.wake_maintenance.notify_all();

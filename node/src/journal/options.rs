@@ -76,6 +76,18 @@ impl JournalOptions {
         (self.frame_bytes_max + BLOCK_BYTES) as u64
     }
 
+    /// A timeline that queued as much while the last two segments were filled is one of those that fill the ring.
+    pub(super) fn bulk_bytes(&self) -> u64 {
+        self.segment_bytes / 8
+    }
+
+    /// Room in the ring that timelines which fill it leave to others: half of what a segment has besides a frame and a
+    /// full queue, because as many segments as appends and the reserve need are being freed without it.
+    pub(super) fn headroom_bytes(&self) -> u64 {
+        let taken = self.close_below_bytes() + self.queue_bytes_max as u64;
+        self.segment_bytes.saturating_sub(taken) / 2
+    }
+
     /// Room in the ring that only votes, terms, positions and moves may use: one segment that they fill while the other,
     /// which holds nothing that must be kept once a snapshot has its effects, is being freed.
     pub(super) fn reserve_bytes(&self) -> u64 {

@@ -1,7 +1,8 @@
 //! The frame being formed, and what did not get into it.
 //!
 //! Invariants: a timeline's entries keep their order; a timeline puts no more than its share into a frame while it is
-//! forming, so an entry of another one finds room; what waits is taken one entry per timeline in turn.
+//! forming, so an entry of another one finds room; what waits is taken one entry per timeline in turn, and makes no
+//! frame longer than a share.
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
@@ -24,6 +25,8 @@ pub(super) struct Queue {
     has_content: bool,
     /// Sequence that the forming frame will have.
     sequence: u64,
+    /// Segments begun so far.
+    segment: u64,
     /// Kept for every timeline that ever appended: a look-up, no allocation, per entry.
     timelines: BTreeMap<TimelineKey, Lane>,
     /// Timelines with waiting entries, whose turn is next first.
@@ -38,6 +41,21 @@ struct Lane {
     /// Bytes that the timeline has in that frame.
     bytes: usize,
     waiting: VecDeque<Waiting>,
+    /// The segment that `segment_bytes` counts for.
+    segment: u64,
+    /// Bytes that the timeline queued since that segment was begun, and in the one before it.
+    segment_bytes: u64,
+    before_bytes: u64,
+}
+
+impl Lane {
+    fn turn_to(&mut self, segment: u64) {
+        if self.segment != segment {
+            let kept = self.segment + 1 == segment;
+            self.before_bytes = if kept { self.segment_bytes } else { 0 };
+            (self.segment, self.segment_bytes) = (segment, 0);
+        }
+    }
 }
 
 struct Waiting {
@@ -61,6 +79,7 @@ impl Queue {
             buffer: Buffer::zeroed(options.frame_bytes_max),
             has_content: false,
             sequence,
+            segment: 0,
             timelines: BTreeMap::new(),
             turn: VecDeque::new(),
             waiting_bytes: 0,
@@ -81,6 +100,8 @@ impl Queue {
         let key = entry.key().unwrap_or_default();
         let bytes = entry.encoded_bytes();
         let lane = self.timelines.entry(key).or_default();
+        lane.turn_to(self.segment);
+        lane.segment_bytes += bytes as u64;
         if lane.sequence != self.sequence {
             (lane.sequence, lane.bytes) = (self.sequence, 0);
         }
@@ -120,8 +141,23 @@ impl Queue {
         self.sequence = sequence;
     }
 
+    /// Says that a segment was begun.
+    pub(super) fn begin_segment(&mut self) {
+        self.segment += 1;
+    }
+
+    /// Bytes that the timeline queued since the segment before the newest was begun.
+    pub(super) fn recent_bytes(&mut self, key: TimelineKey) -> u64 {
+        let Some(lane) = self.timelines.get_mut(&key) else { return 0 };
+        lane.turn_to(self.segment);
+        lane.before_bytes + lane.segment_bytes
+    }
+
+    /// No longer than a share: who has an entry in this frame waits for all of it, and several of that length are on
+    /// their way to the device together.
     fn top_up(&mut self) {
-        while let Some(key) = self.turn.pop_front() {
+        while self.form.is_empty() || self.form.frame_bytes() < self.share_bytes {
+            let Some(key) = self.turn.pop_front() else { return };
             let lane = self.timelines.get_mut(&key).expect("a timeline with entries has a lane");
             let next = lane.waiting.front().expect("a timeline in turn has entries");
             if next.bytes.len() > self.form.room_bytes() {

@@ -189,16 +189,37 @@ impl Shared {
         room > self.options.reserve_bytes() + self.options.close_below_bytes() + wanted
     }
 
-    /// Whether WAL can be taken now; `None`: wait.
-    pub(super) fn readiness(&self) -> Option<Result<(), JournalError>> {
+    /// Whether a timeline's WAL can be taken now; `None`: wait.
+    ///
+    /// One that fills the ring waits for room, and in the queue, before others do: these go on meanwhile.
+    pub(super) fn readiness(&self, key: TimelineKey) -> Option<Result<(), JournalError>> {
         if let Err(error) = self.check_poison() {
             return Some(Err(error));
         }
         if !self.has_room(self.options.queue_bytes_max) || !self.may_append() {
             return self.stuck.get().then_some(Err(JournalError::Full));
         }
+        let mut queue_bytes_max = self.options.queue_bytes_max;
+        let recent_bytes = self.queue.borrow_mut().recent_bytes(key);
+        if recent_bytes >= self.options.bulk_bytes() {
+            queue_bytes_max /= 2;
+            // What cannot free space now will not free more: then the last of it is for all alike.
+            if !self.stuck.get() && !self.has_headroom() {
+                firn_core::marks::hit("journal.bulk_waits");
+                return None;
+            }
+        }
         let queued = self.queue.borrow().bytes();
-        (queued < self.options.queue_bytes_max).then_some(Ok(()))
+        (queued < queue_bytes_max).then_some(Ok(()))
+    }
+
+    /// Whether there is more room in the ring than appends need, and some of it in segments that are ready.
+    fn has_headroom(&self) -> bool {
+        let headroom_bytes = self.options.headroom_bytes();
+        let ready = self.ring.borrow().spares.len() as u64 * self.options.segment_bytes;
+        let ready = ready + self.log.borrow().room_bytes();
+        let queue_bytes_max = self.options.queue_bytes_max;
+        ready >= headroom_bytes && self.has_room(queue_bytes_max + headroom_bytes as usize)
     }
 
     /// Queues an entry. Only appends of WAL meet the bounds on queue and ring: they alone are many.
@@ -312,6 +333,7 @@ impl Shared {
                 closed: false,
             },
         );
+        self.queue.borrow_mut().begin_segment();
         self.wake_preparer.notify_all();
         self.wake_maintenance.notify_all();
         Some(log.open_segment(file, header))

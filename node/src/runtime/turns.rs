@@ -26,6 +26,8 @@ pub(super) struct Turns<T> {
     spin: Duration,
     /// When a task last ran.
     busy: MonotonicTime,
+    /// What background tasks took beyond their share while latency tasks were ready: they pay it back first.
+    owed: Duration,
     main: Task<()>,
     result: Rc<RefCell<Option<T>>>,
 }
@@ -46,7 +48,8 @@ impl<T: 'static> Turns<T> {
             let value = future.await;
             *slot.borrow_mut() = Some(value);
         });
-        Turns { runtime: runtime.clone(), spin, busy: monotonic(), main, result }
+        let (busy, owed) = (monotonic(), Duration::ZERO);
+        Turns { runtime: runtime.clone(), spin, busy, owed, main, result }
     }
 
     /// Runs ready tasks; the main future's value once it ended, else how long the reactor may wait now. A wait other than
@@ -93,7 +96,7 @@ impl<T: 'static> Turns<T> {
     }
 
     /// Runs ready tasks: latency tasks and those that they wake, then background tasks for their share of the time.
-    fn run_tasks(&self) -> bool {
+    fn run_tasks(&mut self) -> bool {
         let executor = &self.runtime.0.executor;
         let (latency, background) = executor.ready();
         if latency + background == 0 {
@@ -112,10 +115,15 @@ impl<T: 'static> Turns<T> {
             return true;
         }
         let background_started = monotonic();
-        let share = match latency {
-            0 => BACKGROUND_TURN,
-            _ => (background_started - started) * BACKGROUND_SHARES / LATENCY_SHARES,
-        };
+        let mut share = BACKGROUND_TURN;
+        if latency > 0 {
+            share = (background_started - started) * BACKGROUND_SHARES / LATENCY_SHARES;
+            let paid = self.owed.min(share);
+            (self.owed, share) = (self.owed - paid, share - paid);
+            if self.owed > Duration::ZERO {
+                return true;
+            }
+        }
         for _ in 0..background {
             let Some(task) = executor.take(TaskClass::Background, 0) else { break };
             task.run();
@@ -123,6 +131,8 @@ impl<T: 'static> Turns<T> {
                 break;
             }
         }
+        let over = (monotonic() - background_started).saturating_sub(share);
+        self.owed = if latency > 0 { over } else { Duration::ZERO };
         true
     }
 }

@@ -212,7 +212,7 @@ impl Timeline {
 
     /// Waits until the journal takes another change.
     pub async fn ready(&self) -> Result<(), JournalError> {
-        self.journal.ready().await
+        self.journal.ready(self.key).await
     }
 
     /// Takes over the Postgres timelines that the elected proposer of `term` tells; durable when this returns.

@@ -167,6 +167,18 @@ pub fn children(parent: u32) -> Vec<u32> {
     pids.filter(|pid| state_and_parent(*pid).is_some_and(|(_, of)| of == parent)).collect()
 }
 
+/// Bytes of a process in memory (proc_pid_status(5)).
+///
+/// # Errors
+/// There is no such process.
+pub fn resident_bytes(pid: u32) -> Result<u64> {
+    let path = format!("/proc/{pid}/status");
+    let text = fs::read_to_string(&path).with_context(|| path.clone())?;
+    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+    Ok(kib.with_context(|| format!("no VmRSS in {path}"))? * 1024)
+}
+
 /// State and parent from `/proc/PID/stat`: `pid (name) state parent ...`; the name may hold anything but ends with the
 /// last closing parenthesis.
 fn state_and_parent(pid: u32) -> Option<(char, u32)> {

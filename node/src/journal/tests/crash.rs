@@ -213,11 +213,12 @@ async fn verify_at(ledger: &Ledger, model: &RefCell<Model>, journal: &Journal, a
 async fn work(runtime: Runtime, journal: Journal, ledger: Ledger, model: Rc<RefCell<Model>>) {
     let random = |bound: u64| runtime.random_u64() % bound;
     // Every other timeline has a reader that lets old WAL go.
-    let has_hold = model.borrow().key.tenant_id.0.0[0].is_multiple_of(2);
+    let key = model.borrow().key;
+    let has_hold = key.tenant_id.0.0[0].is_multiple_of(2);
     loop {
         let step = model.borrow().draw(random);
         let is_append = matches!(step, super::model::Step::Append { .. });
-        if is_append && let Err(error) = journal.ready().await {
+        if is_append && let Err(error) = journal.ready(key).await {
             if note(&ledger, &error) {
                 return;
             }

@@ -6,6 +6,7 @@ use firn_core::journal::layout::{Layout, shard_of};
 use firn_core::journal::recovery::Corruption;
 use firn_core::journal::segment::JournalNumber;
 use firn_core::marks;
+use futures_util::FutureExt;
 
 use super::super::{Journal, JournalError, JournalOptions, open_layout};
 use super::crash::{Ledger, open, start};
@@ -316,7 +317,7 @@ fn a_log_cut_while_it_is_moved_keeps_the_new_bytes() {
                 }
                 // The copy is on its way to the file, the entry that says so is not queued yet.
                 journal.append(key, elected(2, cut)).unwrap();
-                journal.ready().await.unwrap();
+                journal.ready(key).await.unwrap();
                 let change = super::workload::append_committed(cut, &wal, 2, START);
                 let ticket = journal.append(key, change).unwrap();
                 journal.durable(&ticket).await.unwrap();
@@ -336,6 +337,37 @@ fn a_log_cut_while_it_is_moved_keeps_the_new_bytes() {
             assert_eq!(journal.read_wal(tail.key, cut, 9_000).await.unwrap(), rewritten);
         }
         assert!(marks::count("journal.moved_after_truncate") > 0);
+        journal.close().await;
+    });
+}
+
+/// Mark "bulk waits": whoever fills the ring waits while others are taken.
+#[test]
+fn who_fills_the_ring_waits_before_others_do() {
+    let (simulation, machine) = machine(14);
+    simulation.run_program(machine, AT_MOST, |runtime| async move {
+        let ledger = Ledger::new(0);
+        let journal = open(&runtime, &ledger, JournalOptions::small()).await;
+        let mut small = Timeline::create(&journal, 1).await;
+        let mut bulk = Timeline::create(&journal, 2).await;
+        let mut waits = 0;
+        for _ in 0..1_000 {
+            let before = marks::count("journal.bulk_waits");
+            let is_ready = journal.ready(bulk.key).now_or_never().is_some();
+            if marks::count("journal.bulk_waits") > before {
+                assert!(!is_ready);
+                waits += 1;
+                journal.ready(small.key).now_or_never().expect("there is room for it").unwrap();
+                small.queue(&journal, 100);
+            }
+            journal.ready(bulk.key).await.unwrap();
+            bulk.queue(&journal, 10_000);
+        }
+        assert!(waits > 0, "the bulk stream is faster than segments are freed");
+        small.append(&journal, 100).await;
+        bulk.append(&journal, 100).await;
+        small.verify(&journal).await;
+        bulk.verify(&journal).await;
         journal.close().await;
     });
 }

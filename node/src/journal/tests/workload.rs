@@ -92,7 +92,7 @@ impl Timeline {
         journal: &Journal,
         count: usize,
     ) -> Result<(), JournalError> {
-        journal.ready().await?;
+        journal.ready(self.key).await?;
         let bytes = wal(self.key, self.queued, count, 1);
         let ticket = journal.append(self.key, append_change(self.queued, &bytes, 1))?;
         self.queued = self.queued + count as u64;
