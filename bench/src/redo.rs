@@ -6,6 +6,7 @@
 
 pub mod chains;
 pub mod costs;
+mod page_memory;
 pub mod pages;
 pub mod recording;
 pub mod stock;

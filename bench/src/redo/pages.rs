@@ -12,6 +12,8 @@ use firn_core::postgres::redo::{Effect, visibility_map};
 use firn_core::postgres::wal::{BlockTag, Fork, RelationId};
 use firn_tools::local::data_directory::relation_files;
 
+use super::page_memory::PageMemory;
+
 /// Not there.
 const NO_PAGE: u32 = u32::MAX;
 /// Mixes the few numbers of a key by multiplication: keys are the server's own, not an attacker's.
@@ -33,6 +35,11 @@ impl Hasher for MixHasher {
         self.write_u64(value.into());
     }
 
+    // The variant of an enum.
+    fn write_isize(&mut self, value: isize) {
+        self.write_u64(value as u64);
+    }
+
     fn write_u64(&mut self, value: u64) {
         self.0 = (self.0 ^ value).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(26);
     }
@@ -41,28 +48,31 @@ impl Hasher for MixHasher {
 type Forks = HashMap<(RelationId, Fork), Vec<u32>, BuildHasherDefault<MixHasher>>;
 
 /// Where a page is; pages stay in their places.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct Slot(u32);
 
 /// The pages, and as much of a server's other state as its records change in place.
 pub struct Pages {
     forks: Forks,
     logs: [Vec<u32>; Slru::ALL.len()],
-    pages: Vec<PageBytes>,
+    pages: PageMemory,
 }
 
 impl Pages {
     /// Every page of a data directory.
     pub fn read(data: &Path) -> Result<Pages> {
-        let mut pages =
-            Pages { forks: Forks::default(), logs: Default::default(), pages: Vec::new() };
+        let mut pages = Pages {
+            forks: Forks::default(),
+            logs: Default::default(),
+            pages: PageMemory::reserve()?,
+        };
         for file in relation_files(data)? {
             let bytes = fs::read(&file.path)
                 .with_context(|| format!("cannot read {}", file.path.display()))?;
             for (block, page) in (file.first_block..).zip(bytes.as_chunks::<PAGE_BYTES>().0) {
                 let tag = BlockTag { relation: file.relation, fork: file.fork, block };
                 let slot = pages.add(tag);
-                pages.pages[slot as usize] = *page;
+                pages.pages.all_mut()[slot as usize] = *page;
             }
         }
         for (index, log) in Slru::ALL.into_iter().enumerate() {
@@ -73,7 +83,7 @@ impl Pages {
                 let bytes = fs::read(&path)?;
                 for (number, page) in (segment * PAGES_PER_SEGMENT..).zip(bytes.as_chunks().0) {
                     let slot = pages.add_log(index, number);
-                    pages.pages[slot as usize] = *page;
+                    pages.pages.all_mut()[slot as usize] = *page;
                 }
             }
         }
@@ -105,13 +115,14 @@ impl Pages {
 
     /// All pages are as they are in `other`, which has the same ones.
     pub fn copy_from(&mut self, other: &[PageBytes]) {
-        self.pages[..other.len()].copy_from_slice(other);
-        self.pages[other.len()..].fill([0; PAGE_BYTES]);
+        let (same, rest) = self.pages.all_mut().split_at_mut(other.len());
+        same.copy_from_slice(other);
+        rest.fill([0; PAGE_BYTES]);
     }
 
     /// The bytes of all pages.
     pub fn all(&self) -> &[PageBytes] {
-        &self.pages
+        self.pages.all()
     }
 
     /// Where the block's page is.
@@ -124,7 +135,7 @@ impl Pages {
     /// The page in a place that [`find`](Self::find) gave.
     #[inline]
     pub fn at(&mut self, slot: Slot) -> Option<&mut PageBytes> {
-        self.pages.get_mut(slot.0 as usize)
+        self.pages.get_mut(slot.0)
     }
 
     /// The block's page.
@@ -162,18 +173,17 @@ impl Pages {
 
     fn log_page(&mut self, log: Slru, number: u64) -> Option<&mut PageBytes> {
         let slot = *self.logs[log as usize].get(number as usize)?;
-        self.pages.get_mut(slot as usize)
+        self.pages.get_mut(slot)
     }
 }
 
-fn slot(blocks: &mut Vec<u32>, number: u64, pages: &mut Vec<PageBytes>) -> u32 {
+fn slot(blocks: &mut Vec<u32>, number: u64, pages: &mut PageMemory) -> u32 {
     let index = number as usize;
     if index >= blocks.len() {
         blocks.resize(index + 1, NO_PAGE);
     }
     if blocks[index] == NO_PAGE {
-        blocks[index] = pages.len() as u32;
-        pages.push([0; PAGE_BYTES]);
+        blocks[index] = pages.add();
     }
     blocks[index]
 }

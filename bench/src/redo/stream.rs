@@ -2,14 +2,16 @@
 
 use anyhow::{Context, Result, bail};
 use firn_core::postgres::redo::{Outcome, Redo, Settings, ahead, effects};
-use firn_core::postgres::wal::{BLOCKS_MAX, Block, Decoder, Record, RecordBatch};
+use firn_core::postgres::wal::{BLOCKS_MAX, Block, Decoder, Record, RecordQueue};
 
 use super::pages::{Pages, Slot};
 use super::recording::{Recording, SEGMENT_BYTES};
 
-/// Records decoded before the first of them is replayed: enough to hide the way to memory, few enough that what was fetched
-/// is still there.
-const BATCH_RECORDS: usize = 32;
+/// A record is decoded, and its pages' headers are fetched, when so many older ones are still to be replayed: enough to hide
+/// the way to memory, few enough that what was fetched is still there.
+const AHEAD_RECORDS: usize = 32;
+/// Its tuples are fetched when so many older ones are left: by then the headers have come.
+const TUPLES_AHEAD_RECORDS: usize = 12;
 
 /// What a replay did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -48,8 +50,9 @@ pub fn each(recording: &Recording, mut work: impl FnMut(&Record<'_>) -> Result<(
 pub struct Replayer<'r> {
     recording: &'r Recording,
     decoder: Decoder,
-    batch: RecordBatch<'r>,
-    slots: Vec<Slot>,
+    queue: RecordQueue<'r>,
+    /// Where the pages of the queue's records are; a record keeps its row until it is replayed.
+    slots: Vec<[Slot; BLOCKS_MAX]>,
     redo: Redo,
 }
 
@@ -59,56 +62,48 @@ impl<'r> Replayer<'r> {
         Replayer {
             recording,
             decoder: Decoder::new(recording.start, SEGMENT_BYTES, Some(recording.version)),
-            batch: RecordBatch::new(BATCH_RECORDS),
-            slots: Vec::with_capacity(BATCH_RECORDS * BLOCKS_MAX),
+            queue: RecordQueue::new(AHEAD_RECORDS),
+            slots: vec![[Slot::default(); BLOCKS_MAX]; AHEAD_RECORDS],
             redo: Redo::new(Settings::default()),
         }
     }
 
-    /// Replays everything: decode, CRC, page lookup, redo, and the other state that lives in pages. It looks some records
-    /// ahead, so that pages are on their way from memory when their turn comes.
+    /// Replays everything: decode, CRC, page lookup, redo, and the other state that lives in pages. It decodes some records
+    /// ahead, so that pages are on their way from memory while older records are replayed.
     pub fn replay(&mut self, pages: &mut Pages) -> Result<Replayed> {
+        let Replayer { recording, decoder, queue, slots, redo } = self;
         let mut done = Replayed::default();
-        self.decoder.restart(self.recording.start);
-        let mut input = self.recording.wal.as_slice();
+        decoder.restart(recording.start);
+        let mut input = recording.wal.as_slice();
+        // Numbers of the next record to decode and of the one to replay, in rows of `slots`.
+        let (mut newest, mut oldest) = (0, 0);
         loop {
-            self.batch.fill(&mut self.decoder, &mut input)?;
-            if self.batch.is_empty() {
-                return Ok(done);
+            while let Some(record) = queue.decode(decoder, &mut input)? {
+                for (block, slot) in record.blocks().zip(&mut slots[newest]) {
+                    *slot = find(pages, &block)?;
+                    if let Some(page) = pages.at(*slot) {
+                        ahead::fetch_header(&record, page);
+                    }
+                }
+                newest = (newest + 1) % AHEAD_RECORDS;
             }
-            self.replay_batch(pages, &mut done)?;
-        }
-    }
-
-    fn replay_batch(&mut self, pages: &mut Pages, done: &mut Replayed) -> Result<()> {
-        let Replayer { batch, slots, redo, .. } = self;
-        slots.clear();
-        for record in batch.records() {
-            for block in record.blocks() {
-                let slot = find(pages, &block)?;
-                slots.push(slot);
-                if let Some(page) = pages.at(slot) {
-                    ahead::fetch_header(&record, page);
+            if let Some(record) = queue.get(TUPLES_AHEAD_RECORDS) {
+                let row = &slots[(oldest + TUPLES_AHEAD_RECORDS) % AHEAD_RECORDS];
+                for (_, slot) in record.blocks().zip(row) {
+                    if let Some(page) = pages.at(*slot) {
+                        ahead::fetch_tuples(&record, page);
+                    }
                 }
             }
-        }
-        let mut found = slots.iter();
-        for record in batch.records() {
-            for (_, slot) in record.blocks().zip(&mut found) {
-                if let Some(page) = pages.at(*slot) {
-                    ahead::fetch_tuples(&record, page);
-                }
-            }
-        }
-        let mut found = slots.iter();
-        for record in batch.records() {
+            let Some(record) = queue.get(0) else { return Ok(done) };
             done.records += 1;
-            for (block, slot) in record.blocks().zip(&mut found) {
-                replay_block(&record, &block, *slot, pages, redo, done)?;
+            for (block, slot) in record.blocks().zip(&slots[oldest]) {
+                replay_block(&record, &block, *slot, pages, redo, &mut done)?;
             }
             effects(&record, Settings::default(), |effect| pages.apply(&effect))?;
+            queue.pop();
+            oldest = (oldest + 1) % AHEAD_RECORDS;
         }
-        Ok(())
     }
 }
 

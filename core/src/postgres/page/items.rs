@@ -115,15 +115,14 @@ struct Moving<'a> {
 impl Moving<'_> {
     /// Gives tuples their places from `upper` downward, runs of neighbours through `copy`; the new `upper`.
     #[inline]
-    fn lay_out(
-        &mut self,
-        stored: impl Fn(&[u8; POINTER_BYTES]) -> Option<(usize, usize)>,
-        copy: impl Fn(Run, &mut [u8]),
-    ) -> usize {
+    fn lay_out(&mut self, copy: impl Fn(Run, &mut [u8])) -> usize {
         let mut upper = self.upper;
         let mut run = Run { from: upper, to: upper, len: 0 };
         for bytes in self.pointers.iter_mut() {
-            let Some((start, size)) = stored(bytes) else { continue };
+            let pointer = LinePointer(u32::from_le_bytes(*bytes));
+            let size = align8(pointer.len());
+            // One without a tuple goes on with the run, by nothing.
+            let start = if size == 0 { run.from } else { pointer.offset() };
             upper -= size;
             if start + size != run.from {
                 if run.from != run.to {
@@ -132,12 +131,44 @@ impl Moving<'_> {
                 run.len = 0;
             }
             run = Run { from: start, to: upper, len: run.len + size };
-            *bytes = LinePointer(u32::from_le_bytes(*bytes)).moved(upper).0.to_le_bytes();
+            *bytes = if size == 0 { pointer } else { pointer.moved(upper) }.0.to_le_bytes();
         }
         if run.from != run.to {
             copy(run, self.tuples);
         }
         upper
+    }
+}
+
+/// Where the tuples of some line pointers lie, and how.
+struct Extent {
+    start: usize,
+    end: usize,
+    total: usize,
+    aligned: bool,
+    /// Each lies below the one before it.
+    in_order: bool,
+}
+
+impl Extent {
+    /// Of the tuples of `pointers`, which should lie below `limit`.
+    #[inline]
+    fn of(pointers: &[[u8; POINTER_BYTES]], limit: usize) -> Extent {
+        let mut extent = Extent { start: limit, end: 0, total: 0, aligned: true, in_order: true };
+        let mut lowest = limit;
+        for bytes in pointers {
+            let pointer = LinePointer(u32::from_le_bytes(*bytes));
+            let size = align8(pointer.len());
+            let start = if size == 0 { lowest } else { pointer.offset() };
+            let end = start + size;
+            extent.start = extent.start.min(start);
+            extent.end = extent.end.max(end);
+            extent.total += size;
+            extent.aligned &= start % 8 == 0;
+            extent.in_order &= end <= lowest;
+            lowest = start;
+        }
+        extent
     }
 }
 
@@ -331,6 +362,9 @@ impl Page<'_> {
                 continue;
             }
             let pointer = self.pointer(offset)?;
+            if pointer.is_empty() {
+                return Err(Misfit::new("line pointers with tuples", offset as u64));
+            }
             kept += 1;
             self.set_pointer(kept, pointer)?;
         }
@@ -338,7 +372,7 @@ impl Page<'_> {
             return Err(Misfit::new("existing line pointers in ascending order", at(next) as u64));
         }
         self.set_lower(HEADER_BYTES + kept * POINTER_BYTES);
-        self.compact(|_| true)
+        self.compact()
     }
 
     /// Puts `tuple` in the place of the one at `offset`; the line pointer keeps its state (PageIndexTupleOverwrite).
@@ -372,47 +406,39 @@ impl Page<'_> {
 
     /// Lays the tuples of the line pointers with storage out from `special` downward, in line-pointer order
     /// (compactify_tuples). Whole rounded lengths move, so padding moves with its tuple. Tuples that are in their place
-    /// are not even read, and those that stay neighbours move in one piece.
-    fn compact(&mut self, wanted: impl Fn(LinePointer) -> bool) -> Result<(), Misfit> {
+    /// are not even read, and those that stay neighbours move in one piece. Which line pointers have storage follows no
+    /// pattern that a processor could guess, so nothing branches on it.
+    fn compact(&mut self) -> Result<(), Misfit> {
         let (lower, old_upper, special) = (self.lower(), self.upper(), self.special());
         let (pointers, tuples) = self.bytes.split_at_mut(lower);
         let pointers = pointers[HEADER_BYTES..].as_chunks_mut::<POINTER_BYTES>().0;
-        let stored = |bytes: &[u8; POINTER_BYTES]| {
-            let pointer = LinePointer(u32::from_le_bytes(*bytes));
-            wanted(pointer).then(|| (pointer.offset(), align8(pointer.len())))
-        };
         // What is in its place stays; whether the others lie in order decides how they can move.
-        let mut in_place = 0;
         let mut upper = special;
-        let mut lowest = special;
-        let mut total = 0;
-        let mut in_order = true;
-        for (index, bytes) in pointers.iter().enumerate() {
-            let Some((start, size)) = stored(bytes) else { continue };
-            if size == 0 || start < old_upper || start + size > special || start % 8 != 0 {
-                return Err(Misfit::new("a tuple between upper and special", start as u64));
-            }
-            if start + size == upper && total == 0 {
-                upper = start;
-                in_place = index + 1;
-            } else {
-                total += size;
-            }
-            in_order &= start + size <= lowest;
-            lowest = start;
+        let in_place = pointers.iter().position(|bytes| {
+            let pointer = LinePointer(u32::from_le_bytes(*bytes));
+            let size = align8(pointer.len());
+            let end = if size == 0 { upper } else { pointer.offset() + size };
+            let moves = end != upper;
+            upper = if moves { upper } else { upper - size };
+            moves
+        });
+        let in_place = in_place.unwrap_or(pointers.len());
+        let extent = Extent::of(&pointers[in_place..], upper);
+        let start = extent.start.min(upper);
+        if start < old_upper || extent.end > special || !extent.aligned || special % 8 != 0 {
+            return Err(Misfit::new("aligned tuples between upper and special", start as u64));
         }
-        if total > upper - lower {
-            return Err(Misfit::new("tuples that do not overlap", total as u64));
+        if extent.total > upper - lower {
+            return Err(Misfit::new("tuples that do not overlap", extent.total as u64));
         }
         let mut moving = Moving { pointers: &mut pointers[in_place..], tuples, upper };
-        let upper = if in_order {
-            moving
-                .lay_out(stored, |run, tuples| tuples.copy_within(run.from(lower), run.to - lower))
+        let upper = if extent.in_order {
+            moving.lay_out(|run, tuples| tuples.copy_within(run.from(lower), run.to - lower))
         } else {
             let mut old = [0; PAGE_BYTES];
             let moved = old_upper..upper;
             old[moved.clone()].copy_from_slice(&moving.tuples[old_upper - lower..upper - lower]);
-            moving.lay_out(stored, |run, tuples| {
+            moving.lay_out(|run, tuples| {
                 let to = run.to - lower;
                 tuples[to..to + run.len].copy_from_slice(&old[run.from(0)]);
             })
@@ -427,17 +453,15 @@ impl Page<'_> {
         let lower = self.lower();
         let pointers = self.bytes[HEADER_BYTES..lower].as_chunks_mut::<POINTER_BYTES>().0;
         let max = pointers.len();
-        let mut last_used = 0;
+        let used = |bytes: &[u8; POINTER_BYTES]| LinePointer(u32::from_le_bytes(*bytes)).is_used();
+        let last_used = pointers.iter().rposition(used).map_or(0, |index| index + 1);
         let mut unused = 0;
-        for (offset, bytes) in (1..).zip(pointers) {
-            if LinePointer(u32::from_le_bytes(*bytes)).is_used() {
-                last_used = offset;
-            } else {
-                *bytes = LinePointer::NONE.0.to_le_bytes();
-                unused += 1;
-            }
+        for bytes in pointers {
+            let used = used(bytes);
+            unused += usize::from(!used);
+            *bytes = if used { *bytes } else { LinePointer::NONE.0.to_le_bytes() };
         }
-        self.compact(|pointer| !pointer.is_empty())?;
+        self.compact()?;
         unused -= max - last_used;
         self.set_lower(HEADER_BYTES + last_used * POINTER_BYTES);
         self.set_flag(HAS_FREE_LINES, unused > 0);

@@ -40,7 +40,7 @@ fn offsets(record: &Record<'_>) -> [usize; 2] {
 #[inline]
 pub fn fetch_header(record: &Record<'_>, page: &PageBytes) {
     prefetch(page, 0);
-    if record.resource_manager() == rmgr::HEAP2 && PRUNES.contains(&record.operation()) {
+    if prunes(record) {
         for at in (LINE_BYTES..POINTERS_BYTES_MAX).step_by(LINE_BYTES) {
             prefetch(page, at);
         }
@@ -54,15 +54,23 @@ pub fn fetch_header(record: &Record<'_>, page: &PageBytes) {
 /// Fetches the tuples that `record` changes, and the place of the one that it adds.
 #[inline]
 pub fn fetch_tuples(record: &Record<'_>, page: &PageBytes) {
+    if prunes(record) {
+        // Compaction moves long runs, which the processor fetches by itself.
+        return;
+    }
     let upper = usize::from(u16::from_le_bytes([page[14], page[15]]));
     // What is added ends where the tuples begin now, two lines at most for most of them.
     prefetch(page, upper.saturating_sub(1));
     prefetch(page, upper.saturating_sub(1 + LINE_BYTES));
-    let offset = offsets(record)[0];
-    let pointer = HEADER_BYTES + offset.saturating_sub(1) * POINTER_BYTES;
-    if let Some(bytes) = page.get(pointer..).and_then(|bytes| bytes.first_chunk()) {
+    let pointer = HEADER_BYTES + offsets(record)[0].saturating_sub(1) * POINTER_BYTES;
+    if let Some(bytes) = page.get(pointer..).and_then(<[u8]>::first_chunk) {
         let tuple = (u32::from_le_bytes(*bytes) & 0x7FFF) as usize;
         prefetch(page, tuple);
         prefetch(page, tuple + LINE_BYTES);
     }
+}
+
+#[inline]
+fn prunes(record: &Record<'_>) -> bool {
+    record.resource_manager() == rmgr::HEAP2 && PRUNES.contains(&(record.operation() & 0x70))
 }

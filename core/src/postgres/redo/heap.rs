@@ -60,6 +60,9 @@ pub(super) fn clears(
         Operation::Lock => if_cleared(layout.lock(main)?.flags, ALL_FROZEN),
         Operation::Update { .. } => {
             let flags = layout.update(main)?.old.flags;
+            if flags & (CLEARED | UPDATE_NEW_CLEARED) == 0 {
+                return Ok([None, None]);
+            }
             let new = heap_block(0)?;
             let old = record.block(1).map_or(new, |block| block.number());
             Ok([
@@ -102,7 +105,7 @@ pub(super) fn emit_clears<'a>(
     emit: &mut dyn FnMut(Effect<'a>),
 ) -> Result<(), Misfit> {
     let refers_to_map = || record.blocks().any(|block| block.tag().fork == Fork::VisibilityMap);
-    if clears == [None, None] || refers_to_map() {
+    if matches!(clears, [None, None]) || refers_to_map() {
         return Ok(());
     }
     for (heap_block, bits) in clears.into_iter().flatten() {

@@ -2,7 +2,7 @@
 //!
 //! Bytes arrive in any cut. [`framing`] is the one state machine that knows pages, segments, continuation and the end
 //! of a record; [`RecordScanner`] asks it only where records end, [`Decoder`] makes [`Record`]s of its pieces, one at a
-//! time or in a [`RecordBatch`].
+//! time or in a [`RecordQueue`].
 //! [`names`] is what Postgres calls resource managers and records. Read `framing.rs` first, then `record.rs`.
 //!
 //! Invariants: nothing here panics, allocates without a bound or loops without consuming on any input, and a position
@@ -13,7 +13,6 @@
 //!
 //! Source of the format: PostgreSQL src/include/access/{xlog_internal.h,xlogrecord.h,xlogdefs.h}.
 
-mod batch;
 mod crc;
 mod decoder;
 mod error;
@@ -21,6 +20,7 @@ pub mod framing;
 mod image;
 pub mod names;
 mod pglz;
+mod queue;
 mod record;
 mod relation;
 mod scanner;
@@ -29,10 +29,10 @@ mod segment_prefix;
 pub(crate) mod test_wal;
 mod version;
 
-pub use batch::RecordBatch;
 pub use decoder::Decoder;
 pub use error::WalError;
 pub use image::{Compression, Image, ImageScratch};
+pub use queue::RecordQueue;
 pub use record::{BLOCKS_MAX, Block, Layout, Record};
 pub use relation::{BlockTag, Fork, RelationId};
 pub use scanner::RecordScanner;

@@ -19,7 +19,7 @@ fn seen(record: &Record<'_>) -> Seen {
 }
 
 #[test]
-fn batches_hold_what_the_decoder_gives_one_by_one() {
+fn a_queue_gives_what_the_decoder_gives_one_by_one() {
     let wal = golden_wal();
     let decoder = || Decoder::new(START, 16 << 20, Some(WalVersion::V17));
     let mut expected = Vec::new();
@@ -31,16 +31,21 @@ fn batches_hold_what_the_decoder_gives_one_by_one() {
     assert!(expected.len() > 1000, "{} records", expected.len());
     for (room, piece) in [(1, wal.len()), (32, wal.len()), (7, 1000), (64, 100_000)] {
         let mut decoder = decoder();
-        let mut batch = RecordBatch::new(room);
+        let mut queue = RecordQueue::new(room);
         let mut found = Vec::new();
         for mut input in wal.chunks(piece) {
             loop {
-                batch.fill(&mut decoder, &mut input).unwrap();
-                if batch.is_empty() {
-                    break;
+                while let Some(record) = queue.decode(&mut decoder, &mut input).unwrap() {
+                    let newest = seen(&record);
+                    assert!(queue.len() <= room);
+                    assert_eq!(
+                        queue.get(queue.len() - 1).map(|record| seen(&record)),
+                        Some(newest)
+                    );
                 }
-                assert!(batch.len() <= room);
-                found.extend(batch.records().map(|record| seen(&record)));
+                let Some(oldest) = queue.get(0) else { break };
+                found.push(seen(&oldest));
+                queue.pop();
             }
         }
         assert!(found == expected, "{room} records, pieces of {piece} bytes");
@@ -48,7 +53,7 @@ fn batches_hold_what_the_decoder_gives_one_by_one() {
 }
 
 #[test]
-fn an_error_is_told_after_the_records_before_it() {
+fn the_records_before_an_error_are_still_there() {
     let mut wal = golden_wal();
     let mut decoder = Decoder::new(START, 16 << 20, Some(WalVersion::V17));
     let mut input = wal.as_slice();
@@ -59,15 +64,19 @@ fn an_error_is_told_after_the_records_before_it() {
     }
     wal[(start.0 - START.0) as usize + 30] ^= 1;
     let mut decoder = Decoder::new(START, 16 << 20, Some(WalVersion::V17));
-    let mut batch = RecordBatch::new(64);
+    let mut queue = RecordQueue::new(64);
     let mut input = wal.as_slice();
     let mut found = 0;
     let error = loop {
-        match batch.fill(&mut decoder, &mut input) {
-            Ok(()) => found += batch.len(),
+        match queue.decode(&mut decoder, &mut input) {
+            Ok(Some(_)) => {}
+            Ok(None) => {
+                queue.pop();
+                found += 1;
+            }
             Err(error) => break error,
         }
     };
-    assert_eq!(found, 99);
+    assert_eq!(found + queue.len(), 99);
     assert!(matches!(error, WalError::Crc { record, .. } if record == start), "{error}");
 }
