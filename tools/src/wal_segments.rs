@@ -6,8 +6,9 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
+use firn_core::journal::wal_file::wal_file_name;
 use firn_core::postgres::wal::{Decoder, Record, WalError, WalVersion};
-use firn_core::types::{Lsn, TimelineKey};
+use firn_core::types::{Lsn, PostgresTimeline, TimelineKey};
 
 use crate::commands::nodes::NodesArguments;
 use crate::commands::wal::{fetch, segment_start};
@@ -164,7 +165,8 @@ impl WalSegments {
             Source::Nodes { nodes, key, newest_timeline } => {
                 // The newest Postgres timeline that has the segment has all of its bytes.
                 for timeline in (1..=*newest_timeline).rev() {
-                    let name = segment_name(timeline, start, self.segment_size_bytes.into());
+                    let timeline = PostgresTimeline(timeline);
+                    let name = wal_file_name(timeline, start, self.segment_size_bytes);
                     if let Some(bytes) = fetch(nodes, *key, Some(self.end), &name)? {
                         return Ok(Some(bytes));
                     }
@@ -182,11 +184,4 @@ fn name(path: &Path) -> &str {
 fn is_segment(path: &Path) -> bool {
     // Any size will do to tell a segment's name.
     segment_start(name(path), 1 << 30).is_some()
-}
-
-/// The name of the segment that begins at `start`.
-fn segment_name(timeline: u32, start: Lsn, segment_size_bytes: u64) -> String {
-    let segments_per_high = (1_u64 << 32) / segment_size_bytes;
-    let number = start.0 / segment_size_bytes;
-    format!("{timeline:08X}{:08X}{:08X}", number / segments_per_high, number % segments_per_high)
 }

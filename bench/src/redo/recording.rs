@@ -119,7 +119,7 @@ impl Recording {
             fs::write(&done, "")?;
         }
         let version = WalVersion::from_major(install.major).context("a version from 14 to 18")?;
-        let start = redo_location(install, &directory.join("data"))?;
+        let start = install.redo_location(&directory.join("data"))?;
         let mut wal = read_wal(&directory.join("data/pg_wal"), start)?;
         let (records, end) = count(&wal, start, version)?;
         wal.truncate(usize::try_from(end - start)?);
@@ -198,13 +198,6 @@ fn pgbench(server: &PostgresServer, arguments: &[&str]) -> Result<()> {
     command.args(["-h", "127.0.0.1", "-p", &server.port().to_string(), "-U", "postgres"]);
     run(command.args(arguments).arg("postgres"))?;
     ServerUser::give(server.data())
-}
-
-fn redo_location(install: &PostgresInstall, data: &Path) -> Result<Lsn> {
-    let output = run(install.command("pg_controldata")?.arg("-D").arg(data))?;
-    let line = output.lines().find(|line| line.contains("REDO location"));
-    let lsn = line.and_then(|line| line.split_whitespace().last());
-    Ok(lsn.context("pg_controldata shows no REDO location")?.parse()?)
 }
 
 /// All WAL from `start` to the end of the last segment.

@@ -72,7 +72,7 @@ pub fn run_pass(
     server.start()?;
     server.stop()?;
     copy_without_wal(&data, &base)?;
-    let mut stretches = vec![Stretch { timeline: 1, start: redo_location(install, &data)? }];
+    let mut stretches = vec![Stretch { timeline: 1, start: install.redo_location(&data)? }];
     let begun = now();
     server.start()?;
     workload(&mut server)?;
@@ -150,14 +150,6 @@ fn backup_start(backup: &Path) -> Result<Lsn> {
 fn copy_without_wal(from: &Path, to: &Path) -> Result<()> {
     run(Command::new("cp").arg("-a").arg(from).arg(to))?;
     fs::remove_dir_all(to.join("pg_wal")).context("cannot remove the copy's WAL")
-}
-
-/// Where WAL after the last checkpoint begins.
-fn redo_location(install: &PostgresInstall, data: &Path) -> Result<Lsn> {
-    let output = run(install.command("pg_controldata")?.arg("-D").arg(data))?;
-    let line = output.lines().find(|line| line.contains("REDO location"));
-    let lsn = line.and_then(|line| line.split_whitespace().last());
-    Ok(lsn.context("pg_controldata shows no REDO location")?.parse()?)
 }
 
 /// Where each Postgres timeline after the first begins: the last line of its history file names the one before and the

@@ -58,7 +58,7 @@ impl DumpArguments {
     /// Does it.
     pub fn run(&self) -> Result<()> {
         let mut output = BufWriter::new(io::stdout().lock());
-        match self.dump(&self.wal()?, &mut output).and_then(|()| Ok(output.flush()?)) {
+        match self.dump(&self.wal()?, &mut output) {
             Err(error) if is_closed_pipe(&error) => Ok(()),
             result => result,
         }

@@ -5,7 +5,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
+use firn_core::types::Lsn;
 use rustix::process::geteuid;
+
+use super::postgres::run;
 
 /// Where Debian's packages put a major version's programs.
 const DEBIAN: &str = "/usr/lib/postgresql";
@@ -110,6 +113,14 @@ impl PostgresInstall {
     /// A command of this Postgres, run as the present user: for clients.
     pub fn command_as_we_are(&self, program: &str) -> Command {
         self.with_libraries(Command::new(self.programs.join(program)))
+    }
+
+    /// Where WAL after the last checkpoint of a stopped server's data directory begins.
+    pub fn redo_location(&self, data: &Path) -> Result<Lsn> {
+        let output = run(self.command("pg_controldata")?.arg("-D").arg(data))?;
+        let line = output.lines().find(|line| line.contains("REDO location"));
+        let lsn = line.and_then(|line| line.split_whitespace().last());
+        Ok(lsn.context("pg_controldata shows no REDO location")?.parse()?)
     }
 
     fn with_libraries(&self, mut command: Command) -> Command {

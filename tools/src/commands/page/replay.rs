@@ -87,8 +87,7 @@ impl ReplayArguments {
             }
             (Format::Hex, _) => {
                 for (row, bytes) in page.chunks(32).enumerate() {
-                    let text: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-                    writeln!(output, "{:04x} {text}", row * 32)?;
+                    writeln!(output, "{:04x} {}", row * 32, decoded::hex(bytes))?;
                 }
             }
         }
