@@ -89,6 +89,22 @@ fn nobody_wins_a_term_anew_among_the_new_members() {
 }
 
 #[test]
+fn only_whole_nodes_are_relied_on() {
+    let told = r#"{"tenant_id":"11110000000000000000000000000004","timeline_id":"222200000000000000000000000000c1",
+        "mconf":{"generation":1,"members":[]},"pg_info":{"pg_version":170008,"system_id":7,"wal_seg_size":16777216},
+        "acceptor_state":{"term":7,"epoch":5,"term_history":[{"term":5,"lsn":"0/1000000"}]},
+        "flush_lsn":"0/2000000","timeline_start_lsn":"0/1000000","local_start_lsn":"0/1000000","commit_lsn":"0/1800000"}"#;
+    let mut status: TimelineStatus = serde_json::from_str(told).unwrap();
+    // The term is the acceptor's, and may be above that of the log's last record; the log ends where it is durable.
+    let log_end = LogEnd { last_log_term: Term(5), lsn: Lsn(0x200_0000) };
+    assert_eq!(Standing::of(&status), Some(Standing { term: Term(7), log_end }));
+    for standing in [StandingStatus::Suspect, StandingStatus::Seeding] {
+        status.standing = standing;
+        assert_eq!(Standing::of(&status), None, "{standing:?}");
+    }
+}
+
+#[test]
 fn a_change_is_complete_with_a_majority_of_the_new_members() {
     let change = begin(&[1, 2, 3], &[3, 4, 5]);
     assert!(!change.is_complete(&BTreeSet::from([NodeId(1), NodeId(2), NodeId(3)])));

@@ -115,6 +115,36 @@ fn a_full_disk_refuses_wal_and_still_answers_votes() {
     assert!(simulation.run_until(AT_MOST, || ledger.steps() > steps + 300));
 }
 
+/// Files that are written, and named by entries that are not durable yet, are not taken for unused ones.
+#[test]
+fn a_move_that_a_full_disk_stops_half_way_keeps_its_files() {
+    let mut stuck = 0;
+    for seed in 0..8 {
+        let (simulation, machine) = machine(seed);
+        let ledger = Ledger::new(4);
+        start(&simulation, machine, &ledger);
+        for _ in 0..6 {
+            let moved = marks::count("journal.moved_to_file");
+            assert!(
+                simulation.run_until(AT_MOST, || marks::count("journal.moved_to_file") > moved)
+            );
+            let capacity_bytes = simulation.disk_used_bytes(machine);
+            simulation.set_disk(machine, DiskFaults { capacity_bytes, ..DiskFaults::default() });
+            simulation.run_for(Duration::from_millis(50));
+            stuck += marks::count("journal.stuck");
+            // What was moved is read back from its file.
+            simulation.kill(machine);
+            simulation.set_disk(machine, DiskFaults::default());
+            start(&simulation, machine, &ledger);
+            assert!(simulation.run_until(AT_MOST, || ledger.is_open()));
+            assert_eq!(ledger.report().unwrap().corruption, None);
+            let steps = ledger.steps();
+            assert!(simulation.run_until(AT_MOST, || ledger.steps() > steps + 50));
+        }
+    }
+    assert!(stuck > 0, "moves were stopped");
+}
+
 #[test]
 fn space_that_comes_back_ends_the_refusals() {
     let (simulation, machine) = machine(9);

@@ -227,6 +227,8 @@ fn a_seed_gives_the_same_events_again() {
     assert_ne!(trace(5), trace(6));
 }
 
+/// Deliberate bugs exist only in builds with debug assertions.
+#[cfg(debug_assertions)]
 #[test]
 fn acknowledging_out_of_order_is_caught() {
     use firn_core::mutant::{Mutant, switch};
