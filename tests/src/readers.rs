@@ -122,8 +122,8 @@ pub struct RawReader {
 
 impl RawReader {
     /// Connects and begins a stream; nothing of it is read.
-    pub fn start(node: &NodeProcess, key: TimelineKey, begin: Lsn) -> Result<RawReader> {
-        let mut stream = TcpStream::connect(node.pg_address()?)?;
+    pub fn start(address: &str, key: TimelineKey, begin: Lsn) -> Result<RawReader> {
+        let mut stream = TcpStream::connect(address)?;
         stream.set_read_timeout(Some(LIMIT))?;
         let (tenant, timeline) = (key.tenant_id, key.timeline_id);
         let options = format!("-c tenant_id={tenant} -c timeline_id={timeline}");

@@ -199,7 +199,8 @@ fn readers_that_do_not_read_delay_nobody() {
     let client = NodeClient::new(&cluster.nodes[0].url().unwrap(), None);
     let begin = client.timeline(cluster.key).unwrap().local_start_lsn;
     let begin = begin.segment_start(SEGMENT_BYTES as u64);
-    let start = || RawReader::start(&cluster.nodes[0], cluster.key, begin).unwrap();
+    let address = cluster.nodes[0].pg_address().unwrap();
+    let start = || RawReader::start(&address, cluster.key, begin).unwrap();
     let mut stalled: Vec<RawReader> = (0..STALLED).map(|_| start()).collect();
     let mut reading = start();
 

@@ -12,11 +12,12 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
 use firn_core::types::{Generation, Lsn, SystemId, Term, TimelineKey};
 use firn_core::wire::postgres::startup::{SSL_REQUEST_PACKET, encode_startup};
 use firn_tests::certificates::{Authority, Issued, make_ed25519_key};
-use firn_tests::cluster::{LIMIT, TestCluster};
+use firn_tests::cluster::{LIMIT, TestCluster, temporary_directory};
 use firn_tests::local::node::{NodeOptions, NodeProcess};
 use firn_tests::local::postgres_install::PostgresInstall;
 use firn_tests::postgres_versions::{postgres_version, postgres_versions};
 use firn_tests::proposer::{HandmadeProposer, recorded_wal};
+use firn_tests::readers::{ReceiveWal, conninfo, standby, wait_for};
 use firn_tests::replay::error_text;
 use firn_tools::client::NodeClient;
 use firn_tools::clock::wait_until;
@@ -325,4 +326,69 @@ fn certificates_and_keys_are_replaced_while_connections_go_on() {
 
     // Through all of it the first session stayed what it was.
     session.ask();
+}
+
+/// `pg_receivewal` and a hot standby read from nodes that demand TLS and a token.
+#[test]
+fn stock_readers_stream_through_tls_with_a_token() {
+    let folder = temporary_directory().unwrap();
+    let authority = Authority::new(folder.path()).unwrap();
+    let shown = authority.issue("node").unwrap();
+    let root = authority.certificate();
+    let public_key = folder.path().join("key.pem");
+    fs::write(&public_key, PUBLIC_KEY).unwrap();
+    let install = postgres_version().unwrap();
+    let mut cluster =
+        TestCluster::start_with(install.clone(), &NodeOptions::default(), &["--wal-segsize=1"])
+            .unwrap();
+    cluster.postgres.configure(&[("wal_keep_size", "1GB")]).unwrap();
+    cluster.postgres.stop().unwrap();
+    cluster.postgres.start().unwrap();
+    cluster.relay.kill().unwrap();
+    for node in &mut cluster.nodes {
+        node.kill().unwrap();
+        node.add_arguments(&["--tls-cert", text(&shown.certificate)]);
+        node.add_arguments(&["--tls-key", text(&shown.key)]);
+        node.add_arguments(&["--tls-required", "--tls-ca", text(&root)]);
+        node.add_arguments(&["--auth-public-key", text(&public_key), "--auth-token", TOKEN]);
+        node.start().unwrap();
+    }
+    let relay = cluster.relay_from(&cluster.postgres, "tls.log");
+    let relay = relay.with_argument("--tls-ca").with_argument(text(&root));
+    cluster.relay = relay.with_argument("--auth-token").with_argument(TOKEN);
+    cluster.relay.start().unwrap();
+
+    let source = |token: &str| {
+        let plain = conninfo(&cluster, &cluster.nodes[0]).unwrap();
+        let named = plain.replace("host=127.0.0.1", "host=localhost hostaddr=127.0.0.1");
+        // Without a certificate of its own: the directory of the user that runs the test is not the server's to look at.
+        let none = folder.path().join("none");
+        format!(
+            "{named} sslmode=verify-full sslrootcert={} sslcert={} password={token}",
+            text(&root),
+            text(&none)
+        )
+    };
+    let mut refused = install.command("pg_receivewal").unwrap();
+    refused.args(["--no-loop", "-D"]).arg(folder.path()).args(["-d", &source("wrong")]);
+    let refused = refused.output().unwrap();
+    assert!(!refused.status.success());
+    assert!(said(&refused).contains("JWT authentication error"), "{}", said(&refused));
+
+    let source = source(TOKEN);
+    let received = cluster.path("received");
+    let mut receiver = ReceiveWal::start(&install, &source, &received, &[]).unwrap();
+    let mut reader = standby(&cluster, "reader", &cluster.nodes[0], &[]).unwrap();
+    reader.configure(&[("primary_conninfo", &source)]).unwrap();
+    reader.start().unwrap();
+    cluster.commit("INSERT INTO t SELECT generate_series(1, 20000)").unwrap();
+    let finished = "SELECT pg_walfile_name(pg_current_wal_insert_lsn())";
+    let segment = cluster.postgres.sql(finished).unwrap();
+    cluster.commit("SELECT pg_switch_wal()").unwrap();
+    cluster.commit("INSERT INTO t VALUES (0)").unwrap();
+    receiver.wait_for_segment(&segment).unwrap();
+    wait_for(&mut reader, "SELECT count(*) FROM t", "20001").unwrap();
+    receiver.stop().unwrap();
+    let written = fs::read(cluster.postgres.data().join("pg_wal").join(&segment)).unwrap();
+    assert!(fs::read(received.join(&segment)).unwrap() == written, "{segment} differs");
 }

@@ -628,3 +628,6 @@ fn accepted(handle: &Handle) -> io::Result<SocketAddr> {
 fn at_address(what: &'static str, address: &str, error: io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{what} {address}: {error}"))
 }
+
+#[cfg(test)]
+mod tests;
