@@ -20,6 +20,10 @@ use crate::runtime::{Buffer, File, OpenOptions};
 /// The most that one read returns: what a reader of one byte of a moved file costs anyway.
 pub const READ_BYTES_MAX: usize = 1 << 20;
 
+/// How often a read begins again because the mover changed a file under it. Each time takes a cut, a move and their
+/// entries in the journal; one read sees one.
+const PLANS_MAX: u32 = 4;
+
 /// Reads durable WAL from `from` on: as much as is there without a gap, at most `max_bytes`.
 pub(super) async fn read_wal(
     shared: &Shared,
@@ -27,11 +31,39 @@ pub(super) async fn read_wal(
     from: Lsn,
     max_bytes: usize,
 ) -> Result<Vec<u8>, JournalError> {
-    let parts = plan(shared, key, from, max_bytes.min(READ_BYTES_MAX))?;
-    // Held before the first await: none of these places is reused under this read.
-    let _holds: Vec<_> = parts.iter().map(|part| hold(shared, key, part)).collect();
+    let mut plans = 1;
+    loop {
+        let parts = plan(shared, key, from, max_bytes.min(READ_BYTES_MAX))?;
+        // Held before the first await: none of these places is reused under this read.
+        let _holds: Vec<_> = parts.iter().map(|part| hold(shared, key, part)).collect();
+        match read_parts(shared, key, &parts).await {
+            // What an election cut off of a piece is overwritten once the rest is a piece of its own.
+            Err(JournalError::Corrupt { .. })
+                if plans < PLANS_MAX && !parts.iter().all(|part| is_place(shared, key, part)) =>
+            {
+                marks::hit("journal.file_changed_under_read");
+                plans += 1;
+            }
+            result => return result,
+        }
+    }
+}
+
+/// Whether this range still lies where it was looked up.
+fn is_place(shared: &Shared, key: TimelineKey, (range, place): &Part) -> bool {
+    let state = shared.state.borrow();
+    let Some(timeline) = state.timelines.get(&key) else { return false };
+    let found = timeline.wal.overlapping(range.clone()).next();
+    found.is_some_and(|(now, at)| at == place && now.start <= range.start && range.end <= now.end)
+}
+
+async fn read_parts(
+    shared: &Shared,
+    key: TimelineKey,
+    parts: &[Part],
+) -> Result<Vec<u8>, JournalError> {
     let mut bytes = Vec::new();
-    for (range, place) in &parts {
+    for (range, place) in parts {
         let begin = bytes.len();
         bytes.resize(begin + (range.end - range.start) as usize, 0);
         let into = &mut bytes[begin..];

@@ -1,5 +1,7 @@
 //! Faults at a chosen moment, each with what must come of it. `seeds.rs` meets them, and every rare branch, by chance.
 
+use std::cell::Cell;
+use std::rc::Rc;
 use std::time::Duration;
 
 use firn_core::journal::layout::{Layout, shard_of};
@@ -367,6 +369,59 @@ fn a_log_cut_while_it_is_moved_keeps_the_new_bytes() {
             assert_eq!(journal.read_wal(tail.key, cut, 9_000).await.unwrap(), rewritten);
         }
         assert!(marks::count("journal.moved_after_truncate") > 0);
+        journal.close().await;
+    });
+}
+
+/// A reader that looked its WAL up before the end of a piece was cut off reads it right while that end is overwritten.
+#[test]
+fn a_piece_that_changes_under_a_read_is_looked_up_again() {
+    let (simulation, machine) = machine(16);
+    simulation.run_program(machine, AT_MOST, |runtime| async move {
+        let ledger = Ledger::new(0);
+        let journal = open(&runtime, &ledger, JournalOptions::small()).await;
+        let mut tail = Timeline::create(&journal, 1).await;
+        let mut bulk = Timeline::create(&journal, 2).await;
+        for _ in 0..4 {
+            tail.append_uncommitted(&journal, 8_000).await;
+        }
+        let all = journal.read_wal(tail.key, START, 32_000).await.unwrap();
+        let done = Rc::new(Cell::new(false));
+        let kept = Rc::new(Cell::new(32_000));
+        let readers = (0..8).map(|_| {
+            let (journal, key, all) = (journal.clone(), tail.key, all.clone());
+            let (runtime, done, kept) = (runtime.clone(), done.clone(), kept.clone());
+            runtime.clone().spawn(crate::runtime::TaskClass::Latency, async move {
+                while !done.get() {
+                    let found = journal.read_wal(key, START, 1_000).await.unwrap();
+                    assert!(kept.get() >= 1_000 && all.starts_with(&found));
+                    runtime.yield_now().await;
+                }
+            })
+        });
+        let readers: Vec<_> = readers.collect();
+        for term in 2..30 {
+            // Until all of it lies in files; then its end gives way to other bytes, which go there too.
+            for _ in 0..150 {
+                bulk.append(&journal, 10_000).await;
+            }
+            let cut = START + (kept.get() - 1_000);
+            kept.set(kept.get() - 1_000);
+            journal.append(tail.key, elected(term, cut)).unwrap();
+            journal.ready(tail.key).await.unwrap();
+            let wal = super::workload::wal(tail.key, cut, 5_000, term);
+            let change = super::workload::append_committed(cut, &wal, term, START);
+            let ticket = journal.append(tail.key, change).unwrap();
+            journal.durable(&ticket).await.unwrap();
+            if marks::count("journal.file_changed_under_read") > 0 {
+                break;
+            }
+        }
+        done.set(true);
+        for reader in readers {
+            reader.await;
+        }
+        assert!(marks::count("journal.file_changed_under_read") > 0);
         journal.close().await;
     });
 }
