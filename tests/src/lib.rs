@@ -3,6 +3,7 @@
 pub mod certificates;
 pub mod cluster;
 pub mod fuzz;
+pub mod gateway;
 pub mod neon_recording;
 pub mod nodes;
 pub mod oracle;

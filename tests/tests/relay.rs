@@ -7,10 +7,12 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
-use firn_tests::cluster::{LIMIT, TestCluster};
+use firn_tests::cluster::{LIMIT, RELAY_NAME, TestCluster};
+use firn_tests::gateway::Gateway;
 use firn_tests::local::node::NodeOptions;
 use firn_tests::local::postgres::{PostgresServer, run};
 use firn_tests::local::postgres_install::PostgresInstall;
+use firn_tests::local::process::Process;
 use firn_tests::local::relay::RelayProcess;
 use firn_tests::postgres_versions::{outer_postgres_versions, postgres_version, postgres_versions};
 use firn_tools::client::NodeClient;
@@ -130,6 +132,56 @@ fn a_rolled_back_disk_is_refused_whether_behind_or_different() {
     assert_eq!(count(&cluster), 1001, "nothing was changed");
     cluster.relay.check_running().unwrap();
 }
+
+/// The stream must come from the server that was compared: here another one takes its place while the relay waits for
+/// the slot.
+#[test]
+fn a_primary_that_was_rolled_back_after_its_comparison_is_not_streamed_from() {
+    let mut cluster = cluster();
+    cluster.postgres.stop().unwrap();
+    let mut old = copy_of_primary(&cluster, "old");
+    cluster.postgres.start().unwrap();
+    cluster.commit("INSERT INTO t SELECT generate_series(1, 1000)").unwrap();
+    cluster.relay.kill().unwrap();
+    old.start().unwrap();
+    old.sql("SET synchronous_commit = local; INSERT INTO t SELECT generate_series(1, 5000)")
+        .unwrap();
+
+    // Somebody has the slot, so that the relay compares and then waits.
+    let free = || Ok((cluster.postgres.sql(SLOT_IS_ACTIVE)? == "f").then_some(()));
+    wait_until(LIMIT, free).unwrap().expect("the killed relay's slot is given back");
+    let received = cluster.path("received");
+    fs::create_dir(&received).unwrap();
+    let mut receive = cluster.postgres.install.command_as_we_are("pg_receivewal");
+    receive.args(["-d", &cluster.postgres.conninfo(), "--slot", RELAY_NAME, "-D"]).arg(&received);
+    let mut other =
+        Process::start("pg_receivewal", &mut receive, &cluster.path("received.log")).unwrap();
+    let taken = || Ok((cluster.postgres.sql(SLOT_IS_ACTIVE)? == "t").then_some(()));
+    wait_until(LIMIT, taken).unwrap().expect("pg_receivewal has the slot");
+    let gateway = Gateway::start(cluster.postgres.port()).unwrap();
+    let own_port = format!("port={}", cluster.postgres.port());
+    let conninfo =
+        cluster.postgres.conninfo().replace(&own_port, &format!("port={}", gateway.port()));
+    let conninfo = format!("{conninfo} application_name={RELAY_NAME}");
+    let acceptors = cluster.acceptors.clone();
+    let log = cluster.path("exchanged.log");
+    let mut relay = RelayProcess::new("the relay", &conninfo, cluster.key, acceptors, &log);
+    relay.start().unwrap();
+    let waits = || {
+        let said = fs::read_to_string(cluster.postgres.log())?;
+        Ok(said.contains("is active for PID").then_some(()))
+    };
+    wait_until(LIMIT, waits).unwrap().expect("the relay waits for the slot");
+    gateway.exchange(old.port());
+
+    let status = wait_until(LIMIT, || relay.ended()).unwrap();
+    let said = fs::read_to_string(relay.log()).unwrap();
+    assert!(said.contains("not the one whose WAL the quorum holds"), "{said}");
+    assert_eq!(status.and_then(|status| status.code()), Some(4), "{said}");
+    other.kill().unwrap();
+}
+
+const SLOT_IS_ACTIVE: &str = "SELECT active FROM pg_replication_slots WHERE slot_name = 'firn'";
 
 /// A standby of the cluster's primary that has replayed everything.
 fn standby(cluster: &TestCluster) -> PostgresServer {

@@ -184,6 +184,9 @@ async fn attempt(
         stream_from = stream_start(begin, segment);
     }
     let wal = session.or_end(open_wal(runtime, options, &primary, stream_from)).await?;
+    // The server that was compared is the one that streams: had it died since and come back, with an older disk perhaps,
+    // it would not answer in this session.
+    primary.refresh(&mut questions).await?;
     drop(questions);
     session.begin_leading(stream_from, primary.path.postgres_history());
     tracing::info!(from = %stream_from, "streaming");
