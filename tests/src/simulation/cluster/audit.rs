@@ -28,6 +28,8 @@ pub struct Audit {
     committed_lsn: Lsn,
     /// The committed bytes, as far as any node has given them out.
     committed: Log,
+    /// What a majority had durably when one of them was damaged: who learns later that it is committed is right.
+    durable_lsn: Lsn,
     term_starts: BTreeMap<Term, Lsn>,
     ledger_checked: usize,
     /// Memberships that nodes were told of and that may still elect somebody.
@@ -40,6 +42,7 @@ impl Audit {
         Audit {
             committed_lsn: start,
             committed: Log { start, bytes: Vec::new() },
+            durable_lsn: start,
             term_starts: BTreeMap::new(),
             ledger_checked: 0,
             memberships: vec![membership],
@@ -76,6 +79,13 @@ impl Audit {
     /// A majority took the membership: those before it elect nobody any more.
     pub fn complete(&mut self, generation: Generation) {
         self.memberships.retain(|membership| membership.generation >= generation);
+    }
+
+    /// A node's disk is about to lose some of what it was seen to have.
+    pub fn damage(&mut self, nodes: &[NodeMachine]) {
+        let ends = nodes.iter().filter_map(|node| Some(node.last_seen.as_ref()?.record_end_lsn));
+        let durable = ends.filter(|end| is_durable(*end, &self.memberships, nodes).is_ok()).max();
+        self.durable_lsn = self.durable_lsn.max(durable.unwrap_or(Lsn::INVALID));
     }
 
     /// A node's durable state, seen now: again, or for the first time after a restart.
@@ -121,7 +131,9 @@ impl Audit {
     /// Somebody calls `lsn` committed.
     pub fn commits(&mut self, lsn: Lsn, nodes: &[NodeMachine]) -> Result<(), Violation> {
         if lsn > self.committed_lsn {
-            is_durable(lsn, &self.memberships, nodes)?;
+            if lsn > self.durable_lsn {
+                is_durable(lsn, &self.memberships, nodes)?;
+            }
             self.committed_lsn = lsn;
         }
         Ok(())

@@ -113,6 +113,7 @@ fn damage(world: &mut World, node: usize) -> bool {
         return false;
     }
     kill_node(world, node);
+    world.audit.damage(&world.nodes);
     let machine = world.nodes[node].machine;
     world.nodes[node].damaged = true;
     if world.random.percent(50) {

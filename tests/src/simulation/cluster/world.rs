@@ -96,7 +96,7 @@ pub struct World {
     membership: Membership,
     key: TimelineKey,
     cluster: Cluster,
-    audit: Audit,
+    pub(super) audit: Audit,
     ledger: Rc<RefCell<Ledger>>,
     acknowledged: usize,
 }
