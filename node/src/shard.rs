@@ -39,6 +39,7 @@ use crate::shard::metrics::ShardMetrics;
 use crate::shard::node::NodeOptions;
 use crate::shard::request::NodeHandle;
 use crate::shard::timeline::Timeline;
+use crate::wal_service::client::{AcceptorClient, ClientError};
 use crate::wal_service::connections::Connections;
 
 /// One shard, on its own thread. Clones are the same shard; it lives as long as the process.
@@ -138,6 +139,23 @@ impl Shard {
     /// What the node shows and trusts now.
     pub fn credentials(&self) -> Arc<Loaded> {
         self.0.options.credentials.current()
+    }
+
+    /// Connects to the Postgres port of another node with what this one shows and trusts; without a timeline for what
+    /// concerns the node.
+    ///
+    /// # Errors
+    /// As [`AcceptorClient::connect`].
+    pub async fn connect(
+        &self,
+        address: &str,
+        key: Option<TimelineKey>,
+        application_name: &str,
+    ) -> Result<AcceptorClient, ClientError> {
+        let (token, credentials) = (self.options().auth_token.as_deref(), self.credentials());
+        let trusted = credentials.client.as_ref();
+        AcceptorClient::connect(self.runtime(), address, key, application_name, token, trusted)
+            .await
     }
 
     /// The node's id.

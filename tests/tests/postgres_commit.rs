@@ -62,7 +62,6 @@ fn a_commit_waits_while_no_majority_is_there() {
     cluster.finish_commit(waiting).unwrap();
 }
 
-/// As docs/operating.md says: in doubt, and Postgres decides for it.
 fn flush_lsn(cluster: &TestCluster, node: &NodeProcess) -> Lsn {
     let client = NodeClient::new(&node.url().unwrap(), None);
     client.timeline(cluster.key).unwrap().flush_lsn
@@ -116,6 +115,7 @@ fn a_slow_disk_holds_no_commit_and_its_node_serves() {
     wait_for_node(&cluster, &cluster.nodes[2]);
 }
 
+/// As docs/operating.md says: in doubt, and Postgres decides for it.
 #[test]
 fn a_commit_that_no_quorum_has_shows_after_a_restart_in_place() {
     let install = postgres_version().unwrap();

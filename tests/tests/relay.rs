@@ -12,9 +12,9 @@ use firn_tests::gateway::Gateway;
 use firn_tests::local::node::NodeOptions;
 use firn_tests::local::postgres::{PostgresServer, run};
 use firn_tests::local::postgres_install::PostgresInstall;
-use firn_tests::local::process::Process;
 use firn_tests::local::relay::RelayProcess;
 use firn_tests::postgres_versions::{outer_postgres_versions, postgres_version, postgres_versions};
+use firn_tests::readers::ReceiveWal;
 use firn_tools::client::NodeClient;
 use firn_tools::clock::wait_until;
 
@@ -116,17 +116,28 @@ fn refused(cluster: &TestCluster, postgres: &PostgresServer, log: &str, reason: 
     assert_eq!(status.and_then(|status| status.code()), Some(4), "{said}");
 }
 
-#[test]
-fn a_rolled_back_disk_is_refused_whether_behind_or_different() {
+/// A cluster, and a server with its primary's disk as it was 1,000 committed rows ago.
+fn cluster_and_older_primary() -> (TestCluster, PostgresServer) {
     let mut cluster = cluster();
     cluster.postgres.stop().unwrap();
     let mut old = copy_of_primary(&cluster, "old");
     cluster.postgres.start().unwrap();
     cluster.commit("INSERT INTO t SELECT generate_series(1, 1000)").unwrap();
     old.start().unwrap();
-    refused(&cluster, &old, "behind.log", "this primary is behind");
+    (cluster, old)
+}
+
+/// Makes it write other WAL than the cluster has, and more.
+fn diverge(old: &PostgresServer) {
     old.sql("SET synchronous_commit = local; INSERT INTO t SELECT generate_series(1, 5000)")
         .unwrap();
+}
+
+#[test]
+fn a_rolled_back_disk_is_refused_whether_behind_or_different() {
+    let (mut cluster, old) = cluster_and_older_primary();
+    refused(&cluster, &old, "behind.log", "this primary is behind");
+    diverge(&old);
     refused(&cluster, &old, "different.log", "not the one whose WAL the quorum holds");
     insert(&mut cluster, 0);
     assert_eq!(count(&cluster), 1001, "nothing was changed");
@@ -137,31 +148,21 @@ fn a_rolled_back_disk_is_refused_whether_behind_or_different() {
 /// the slot.
 #[test]
 fn a_primary_that_was_rolled_back_after_its_comparison_is_not_streamed_from() {
-    let mut cluster = cluster();
-    cluster.postgres.stop().unwrap();
-    let mut old = copy_of_primary(&cluster, "old");
-    cluster.postgres.start().unwrap();
-    cluster.commit("INSERT INTO t SELECT generate_series(1, 1000)").unwrap();
+    let (mut cluster, old) = cluster_and_older_primary();
+    diverge(&old);
     cluster.relay.kill().unwrap();
-    old.start().unwrap();
-    old.sql("SET synchronous_commit = local; INSERT INTO t SELECT generate_series(1, 5000)")
-        .unwrap();
 
     // Somebody has the slot, so that the relay compares and then waits.
     let free = || Ok((cluster.postgres.sql(SLOT_IS_ACTIVE)? == "f").then_some(()));
     wait_until(LIMIT, free).unwrap().expect("the killed relay's slot is given back");
-    let received = cluster.path("received");
-    fs::create_dir(&received).unwrap();
-    let mut receive = cluster.postgres.install.command_as_we_are("pg_receivewal");
-    receive.args(["-d", &cluster.postgres.conninfo(), "--slot", RELAY_NAME, "-D"]).arg(&received);
-    let mut other =
-        Process::start("pg_receivewal", &mut receive, &cluster.path("received.log")).unwrap();
+    let (install, received) = (&cluster.postgres.install, cluster.path("received"));
+    let conninfo = cluster.postgres.conninfo();
+    let _other = ReceiveWal::start(install, &conninfo, &received, &["--slot", RELAY_NAME]).unwrap();
     let taken = || Ok((cluster.postgres.sql(SLOT_IS_ACTIVE)? == "t").then_some(()));
     wait_until(LIMIT, taken).unwrap().expect("pg_receivewal has the slot");
     let gateway = Gateway::start(cluster.postgres.port()).unwrap();
     let own_port = format!("port={}", cluster.postgres.port());
-    let conninfo =
-        cluster.postgres.conninfo().replace(&own_port, &format!("port={}", gateway.port()));
+    let conninfo = conninfo.replace(&own_port, &format!("port={}", gateway.port()));
     let conninfo = format!("{conninfo} application_name={RELAY_NAME}");
     let acceptors = cluster.acceptors.clone();
     let log = cluster.path("exchanged.log");
@@ -178,7 +179,6 @@ fn a_primary_that_was_rolled_back_after_its_comparison_is_not_streamed_from() {
     let said = fs::read_to_string(relay.log()).unwrap();
     assert!(said.contains("not the one whose WAL the quorum holds"), "{said}");
     assert_eq!(status.and_then(|status| status.code()), Some(4), "{said}");
-    other.kill().unwrap();
 }
 
 const SLOT_IS_ACTIVE: &str = "SELECT active FROM pg_replication_slots WHERE slot_name = 'firn'";

@@ -1,7 +1,8 @@
 //! The order of frames: what goes to the device next, and what is acknowledged when it comes back.
 //!
-//! Invariants: at most [`INFLIGHT_MAX`] writes and a few frames' bytes are in flight; they complete in any order and are acknowledged in the
-//! order of their sequences; a frame is acknowledged only after the header of its segment is durable.
+//! Invariants: at most [`INFLIGHT_MAX`] writes are in flight, and fewer bytes than [`INFLIGHT_BYTES_MAX`] before each;
+//! they complete in any order and are acknowledged in the order of their sequences; a frame is acknowledged only after the
+//! header of its segment is durable.
 
 use std::collections::VecDeque;
 

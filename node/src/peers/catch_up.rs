@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use firn_core::api::{StandingStatus, TimelineStatus};
 use firn_core::consensus::acceptor::{AcceptorError, CatchUp, CommittedLog, Standing, Step};
-use firn_core::consensus::membership::Member;
 use firn_core::consensus::term_history::{TermHistory, TermStart};
 use firn_core::types::{Lsn, NodeId, TimelineKey};
 use firn_core::wire::postgres::replication::FromServer;
@@ -120,10 +119,10 @@ async fn catch_up(shard: &Shard, timeline: &Rc<Timeline>, donor: NodeId) -> Resu
         acceptor.state().membership.all().find(|member| member.id == donor).cloned()
     });
     let member = member.ok_or("it is not a member")?;
-    let mut client = connect(shard, timeline, &member).await?;
-    let status = client.ask("TIMELINE_STATE").await.map_err(text)?;
-    let status: TimelineStatus =
-        serde_json::from_str(&status).map_err(|error| error.to_string())?;
+    let key = Some(timeline.key());
+    let client = shard.connect(&member.address(), key, "firn-catch-up").await;
+    let mut client = client.map_err(text)?;
+    let status = client.timeline_status().await.map_err(text)?;
     let committed = committed_log(&status);
     if timeline.has_proposer() {
         return Err("a proposer came".to_string());
@@ -153,20 +152,6 @@ async fn catch_up(shard: &Shard, timeline: &Rc<Timeline>, donor: NodeId) -> Resu
     client.start_replication(begin, None).await.map_err(text)?;
     stream_to(shard, timeline, &mut client, begin, committed.commit_lsn).await?;
     Ok(committed.commit_lsn - begin)
-}
-
-async fn connect(
-    shard: &Shard,
-    timeline: &Timeline,
-    member: &Member,
-) -> Result<AcceptorClient, String> {
-    let token = shard.options().auth_token.as_deref();
-    let address = member.address();
-    let key = Some(timeline.key());
-    let (runtime, trusted) = (shard.runtime(), shard.credentials().client.clone());
-    let client =
-        AcceptorClient::connect(runtime, &address, key, "firn-catch-up", token, trusted.as_ref());
-    client.await.map_err(|error| error.to_string())
 }
 
 fn committed_log(status: &TimelineStatus) -> CommittedLog {

@@ -8,14 +8,12 @@ use std::time::Duration;
 use firn_core::api::{PeerPosition, PeerReport};
 use firn_core::consensus::membership::Member;
 use firn_core::types::{NodeId, TimelineKey};
-use futures_util::future::{Either, select};
 
 use crate::peers::POSITIONS_MAX;
 use crate::peers::table::PositionTable;
 use crate::runtime::{Task, TaskClass};
 use crate::shard::Shard;
 use crate::shard::request::Request;
-use crate::wal_service::client::AcceptorClient;
 
 /// How often positions are exchanged.
 const EXCHANGE_INTERVAL: Duration = Duration::from_secs(1);
@@ -100,13 +98,7 @@ impl Exchange {
         pause: &mut Duration,
     ) -> Result<std::convert::Infallible, String> {
         let peer = member.id;
-        let token = shard.options().auth_token.as_deref();
-        let address = member.address();
-        let trusted = shard.credentials().client.clone();
-        let trusted = trusted.as_ref();
-        let client =
-            AcceptorClient::connect(shard.runtime(), &address, None, "firn-peer", token, trusted)
-                .await;
+        let client = shard.connect(&member.address(), None, "firn-peer").await;
         let mut client = client.map_err(|error| error.to_string())?;
         self.0.borrow_mut().told.remove(&peer);
         let mut fresh = true;
@@ -114,12 +106,8 @@ impl Exchange {
             let report = self.report(shard, peer, fresh);
             let text = serde_json::to_string(&report).map_err(|error| error.to_string())?;
             let command = format!("EXCHANGE_POSITIONS {text}");
-            let asking = Box::pin(client.ask(&command));
-            let timeout = Box::pin(shard.runtime().sleep(ANSWER_TIMEOUT));
-            let answer = match select(asking, timeout).await {
-                Either::Left((answer, _)) => answer.map_err(|error| error.to_string())?,
-                Either::Right(_) => return Err("no answer".to_string()),
-            };
+            let answer = shard.runtime().within(ANSWER_TIMEOUT, client.ask(&command)).await;
+            let answer = answer.ok_or("no answer")?.map_err(|error| error.to_string())?;
             let answer: PeerReport =
                 serde_json::from_str(&answer).map_err(|error| error.to_string())?;
             if answer.node_id != peer {

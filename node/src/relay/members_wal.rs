@@ -9,7 +9,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use firn_core::marks;
 use firn_core::types::{Lsn, NodeId, Term, TimelineKey};
-use futures_util::future::{Either, select};
 use thiserror::Error;
 
 use super::acceptor::{AcceptorError, AcceptorOptions};
@@ -145,12 +144,7 @@ async fn read(
     runtime: &Runtime,
     mut stream: AcceptorWal,
 ) -> Result<(Bytes, AcceptorWal), AcceptorError> {
-    let read = {
-        let next = std::pin::pin!(stream.next());
-        match select(next, std::pin::pin!(runtime.sleep(SILENCE_MAX))).await {
-            Either::Left((read, _)) => read,
-            Either::Right(_) => Err(ConnectionError::Timeout(SILENCE_MAX).into()),
-        }
-    };
-    Ok((read?, stream))
+    let read = runtime.within(SILENCE_MAX, stream.next()).await;
+    let read = read.unwrap_or(Err(ConnectionError::Timeout(SILENCE_MAX).into()))?;
+    Ok((read, stream))
 }

@@ -3,9 +3,12 @@
 use std::cell::Cell;
 use std::fmt;
 use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
+
+use futures_util::future::{Either, select};
 
 use super::clock;
 use super::device::{Device, VolatileFiles};
@@ -99,6 +102,14 @@ impl Runtime {
     /// Waits for at least so long.
     pub async fn sleep(&self, duration: Duration) {
         self.sleep_until(self.now() + duration).await;
+    }
+
+    /// Gives `work` so much time; `None` when it takes longer, and it is dropped.
+    pub async fn within<T>(&self, limit: Duration, work: impl Future<Output = T>) -> Option<T> {
+        match select(pin!(work), pin!(self.sleep(limit))).await {
+            Either::Left((result, _)) => Some(result),
+            Either::Right(_) => None,
+        }
     }
 
     /// Waits until a moment; not at all if it is past.

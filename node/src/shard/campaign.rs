@@ -230,11 +230,8 @@ impl Campaign<'_> {
     }
 
     async fn connect(&self, node: NodeId) -> Result<AcceptorClient, ClientError> {
-        let token = self.shard.options().auth_token.as_deref();
-        let (runtime, address) = (self.shard.runtime(), &self.addresses[&node]);
-        let (key, trusted) = (Some(self.timeline.key()), self.shard.credentials().client.clone());
-        AcceptorClient::connect(runtime, address, key, "firn-campaign", token, trusted.as_ref())
-            .await
+        let (address, key) = (&self.addresses[&node], Some(self.timeline.key()));
+        self.shard.connect(address, key, "firn-campaign").await
     }
 
     async fn talk_once(&self, node: NodeId) -> Result<(), String> {
@@ -354,11 +351,8 @@ impl Campaign<'_> {
         let mut failed = BTreeMap::new();
         for holder in holders {
             let reading = self.read_from(holder, open.take(), begin, end, term);
-            let silence = self.shard.runtime().sleep(SILENCE_MAX);
-            let read = match select(std::pin::pin!(reading), std::pin::pin!(silence)).await {
-                Either::Left((read, _)) => read,
-                Either::Right(_) => Err(format!("gave nothing for {SILENCE_MAX:?}")),
-            };
+            let read = self.shard.runtime().within(SILENCE_MAX, reading).await;
+            let read = read.unwrap_or_else(|| Err(format!("gave nothing for {SILENCE_MAX:?}")));
             match read {
                 Ok((wal, open)) => {
                     *stream = Some(open);

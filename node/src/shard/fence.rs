@@ -6,7 +6,6 @@ use std::time::Duration;
 use firn_core::api::Fenced;
 use firn_core::consensus::proposer::{Role, StopReason};
 use firn_core::types::{Generation, TimelineKey};
-use futures_util::future::{Either, select};
 
 use crate::shard::request::ManagementError;
 use crate::shard::{Shard, campaign};
@@ -28,11 +27,8 @@ pub(super) async fn run(shard: &Shard, key: TimelineKey) -> Result<Fenced, Manag
             )));
         }
         let fence = Box::pin(campaign::run(shard, &timeline, membership.clone(), Role::Fence));
-        let timeout = Box::pin(shard.runtime().sleep(FENCE_TIMEOUT));
-        let ended = match select(fence, timeout).await {
-            Either::Left((ended, _)) => ended,
-            Either::Right(_) => Err(format!("{} s are over", FENCE_TIMEOUT.as_secs())),
-        };
+        let ended = shard.runtime().within(FENCE_TIMEOUT, fence).await;
+        let ended = ended.unwrap_or_else(|| Err(format!("{} s are over", FENCE_TIMEOUT.as_secs())));
         let no_quorum = |reasons| {
             ManagementError::Unavailable(format!("no quorum of the members agreed: {reasons}"))
         };

@@ -19,7 +19,6 @@ use crate::runtime::MonotonicTime;
 use crate::shard::request::ManagementError;
 use crate::shard::timeline::Timeline;
 use crate::shard::{Shard, campaign};
-use crate::wal_service::client::AcceptorClient;
 
 /// How often suspect timelines are looked for.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -160,15 +159,14 @@ async fn reseed(shard: &Shard, timeline: &Rc<Timeline>) -> Result<(), String> {
 async fn newest_of_others(shard: &Shard, key: TimelineKey, known: &Membership) -> Membership {
     let mut newest = known.clone();
     for member in known.all() {
-        let asking = Box::pin(membership_of(shard, key, member));
-        let timeout = Box::pin(shard.runtime().sleep(ANSWER_TIMEOUT));
-        match select(asking, timeout).await {
-            Either::Left((Ok(told), _)) if told.generation > newest.generation => newest = told,
-            Either::Left((Ok(_), _)) => {}
-            Either::Left((Err(error), _)) => {
+        let asked = shard.runtime().within(ANSWER_TIMEOUT, membership_of(shard, key, member)).await;
+        match asked {
+            Some(Ok(told)) if told.generation > newest.generation => newest = told,
+            Some(Ok(_)) => {}
+            Some(Err(error)) => {
                 tracing::info!(node = %member.id, error, "member does not tell its membership");
             }
-            Either::Right(_) => {
+            None => {
                 tracing::info!(node = %member.id, "member does not answer for {ANSWER_TIMEOUT:?}");
             }
         }
@@ -181,20 +179,9 @@ async fn membership_of(
     key: TimelineKey,
     member: &Member,
 ) -> Result<Membership, String> {
-    let token = shard.options().auth_token.as_deref();
-    let (address, trusted) = (member.address(), shard.credentials().client.clone());
-    let connecting = AcceptorClient::connect(
-        shard.runtime(),
-        &address,
-        Some(key),
-        "firn-reseed",
-        token,
-        trusted.as_ref(),
-    );
-    let mut client = connecting.await.map_err(|error| error.to_string())?;
-    let status = client.ask("TIMELINE_STATE").await.map_err(|error| error.to_string())?;
-    let status: TimelineStatus =
-        serde_json::from_str(&status).map_err(|error| error.to_string())?;
+    let client = shard.connect(&member.address(), Some(key), "firn-reseed").await;
+    let mut client = client.map_err(|error| error.to_string())?;
+    let status = client.timeline_status().await.map_err(|error| error.to_string())?;
     status.mconf.validate().map_err(|error| error.to_string())?;
     Ok(status.mconf)
 }

@@ -1,15 +1,14 @@
 //! A node as a client of other nodes' Postgres ports: how a fence and a catch-up reach a timeline's other members.
 
 use std::io;
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use firn_core::api::TimelineStatus;
 use firn_core::consensus::postgres_history::PostgresHistory;
 use firn_core::types::{Lsn, Term, TimelineKey};
 use firn_core::wire::postgres::message::{Backend, Encode, MessageError};
 use firn_core::wire::postgres::startup::encode_startup;
-use futures_util::future::{Either, select};
 use rustls::ClientConfig;
 use thiserror::Error;
 
@@ -60,7 +59,8 @@ pub struct AcceptorClient {
 }
 
 impl AcceptorClient {
-    /// Connects, through TLS if there is something to trust, and authenticates, within 5 s; without a timeline for what concerns the node.
+    /// Connects, through TLS if there is something to trust, and authenticates, within [`CONNECT_TIMEOUT`]; without a
+    /// timeline for what concerns the node.
     pub async fn connect(
         runtime: &Runtime,
         address: &str,
@@ -70,11 +70,7 @@ impl AcceptorClient {
         trusted: Option<&Arc<ClientConfig>>,
     ) -> Result<AcceptorClient, ClientError> {
         let starting = Self::start(runtime, address, key, application_name, token, trusted);
-        let timeout = runtime.sleep(CONNECT_TIMEOUT);
-        match select(pin!(starting), pin!(timeout)).await {
-            Either::Left((started, _)) => started,
-            Either::Right(_) => Err(ClientError::Timeout),
-        }
+        runtime.within(CONNECT_TIMEOUT, starting).await.unwrap_or(Err(ClientError::Timeout))
     }
 
     async fn start(
@@ -143,6 +139,12 @@ impl AcceptorClient {
                 other => return Err(unexpected(&other)),
             }
         }
+    }
+
+    /// What it says of the timeline.
+    pub async fn timeline_status(&mut self) -> Result<TimelineStatus, ClientError> {
+        let row = self.ask("TIMELINE_STATE").await?;
+        serde_json::from_str(&row).map_err(|_| ClientError::Unexpected(echo(&row)))
     }
 
     /// Which Postgres timelines wrote its log.

@@ -130,7 +130,7 @@ fn what_cannot_begin_says_why() {
 }
 
 #[test]
-fn members_that_stay_are_asked_before_a_change_begins() {
+fn every_old_member_is_asked_before_a_change_begins() {
     let three = present(&[1, 2, 3]);
     let known = all_know(&[1, 2], &three);
     let silent = MembershipChangeError::Silent { nodes: set(&[3]) };

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use firn_core::wire::postgres::message::{self, Backend, Encode, Message, MessageError};
 use firn_core::wire::postgres::startup::{SSL_REQUEST_PACKET, encode_startup};
-use futures_util::future::{Either, select};
 use rustls::ClientConfig;
 use thiserror::Error;
 
@@ -319,12 +318,7 @@ pub async fn within<T>(
     limit: Duration,
     work: impl Future<Output = Result<T, ConnectionError>>,
 ) -> Result<T, ConnectionError> {
-    let work = std::pin::pin!(work);
-    let timer = std::pin::pin!(runtime.sleep(limit));
-    match select(work, timer).await {
-        Either::Left((result, _)) => result,
-        Either::Right(_) => Err(ConnectionError::Timeout(limit)),
-    }
+    runtime.within(limit, work).await.unwrap_or(Err(ConnectionError::Timeout(limit)))
 }
 
 async fn open_transport(
