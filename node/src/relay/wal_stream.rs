@@ -43,6 +43,8 @@ impl WalStream {
             Backend::CopyData(payload) => payload,
             Backend::CopyDone => return Ok(Received::TimelineEnded),
             Backend::Error { .. } => return Err(primary::wal_error(refusal(message), expected)),
+            // A server that shuts down sent all its WAL and completes the command.
+            Backend::Other(b'C') => return Err(ConnectionError::Closed.into()),
             _ => {
                 let (tag, during) = (message.tag.into(), "streaming WAL");
                 return Err(ConnectionError::Unexpected { tag, during }.into());
