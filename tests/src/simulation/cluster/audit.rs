@@ -1,7 +1,8 @@
 //! What must hold of a whole cluster after every step, whoever acts in it.
 //!
 //! - *Commit is durable*: whenever a client is told that a record is safe, and whenever a node knows a position as committed,
-//!   a majority has it durably, in logs of one history.
+//!   a majority has it durably, in logs of one history. A damaged disk of a minority counts with what it had: its node may
+//!   have said so, and the flush that makes the majority may come after the damage.
 //! - *A restart forgets nothing*: a node whose disk was not damaged comes back with the timeline, and with at least the
 //!   term, the commit position and, until the next election, the log that it was seen to have durably; and it does not
 //!   say that its disk was damaged.
@@ -15,7 +16,7 @@ use std::collections::BTreeMap;
 use firn_core::consensus::membership::Membership;
 use firn_core::consensus::state::TimelineState;
 use firn_core::consensus::term_history::TermHistory;
-use firn_core::types::{Generation, Lsn, Term};
+use firn_core::types::{Generation, Lsn, NodeId, Term};
 
 use super::nodes::NodeMachine;
 use crate::simulation::checks::{Log, Violation};
@@ -28,8 +29,6 @@ pub struct Audit {
     committed_lsn: Lsn,
     /// The committed bytes, as far as any node has given them out.
     committed: Log,
-    /// What a majority had durably when one of them was damaged: who learns later that it is committed is right.
-    durable_lsn: Lsn,
     term_starts: BTreeMap<Term, Lsn>,
     ledger_checked: usize,
     /// Memberships that nodes were told of and that may still elect somebody.
@@ -42,7 +41,6 @@ impl Audit {
         Audit {
             committed_lsn: start,
             committed: Log { start, bytes: Vec::new() },
-            durable_lsn: start,
             term_starts: BTreeMap::new(),
             ledger_checked: 0,
             memberships: vec![membership],
@@ -71,7 +69,8 @@ impl Audit {
         }
         self.memberships.push(membership.clone());
         if membership.new_members.is_none() {
-            return is_durable(self.committed_lsn, std::slice::from_ref(membership), nodes);
+            let one = std::slice::from_ref(membership);
+            return is_durable(self.committed_lsn, one, &has(nodes).collect::<Vec<_>>());
         }
         Ok(())
     }
@@ -79,13 +78,6 @@ impl Audit {
     /// A majority took the membership: those before it elect nobody any more.
     pub fn complete(&mut self, generation: Generation) {
         self.memberships.retain(|membership| membership.generation >= generation);
-    }
-
-    /// A node's disk is about to lose some of what it was seen to have.
-    pub fn damage(&mut self, nodes: &[NodeMachine]) {
-        let ends = nodes.iter().filter_map(|node| Some(node.last_seen.as_ref()?.record_end_lsn));
-        let durable = ends.filter(|end| is_durable(*end, &self.memberships, nodes).is_ok()).max();
-        self.durable_lsn = self.durable_lsn.max(durable.unwrap_or(Lsn::INVALID));
     }
 
     /// A node's durable state, seen now: again, or for the first time after a restart.
@@ -131,9 +123,7 @@ impl Audit {
     /// Somebody calls `lsn` committed.
     pub fn commits(&mut self, lsn: Lsn, nodes: &[NodeMachine]) -> Result<(), Violation> {
         if lsn > self.committed_lsn {
-            if lsn > self.durable_lsn {
-                is_durable(lsn, &self.memberships, nodes)?;
-            }
+            is_durable(lsn, &self.memberships, &had(nodes))?;
             self.committed_lsn = lsn;
         }
         Ok(())
@@ -185,14 +175,24 @@ impl Audit {
     }
 }
 
-/// A quorum has `lsn` durably in logs of one history: the same terms wrote the same parts.
+/// What nodes have durably.
+fn has(nodes: &[NodeMachine]) -> impl Iterator<Item = (NodeId, &TimelineState)> {
+    nodes.iter().filter_map(|node| Some((node.id, node.last_seen.as_ref()?)))
+}
+
+/// What nodes have durably, or had before their disks were damaged.
+fn had(nodes: &[NodeMachine]) -> Vec<(NodeId, &TimelineState)> {
+    let before = nodes.iter().filter_map(|node| Some((node.id, node.before_damage.as_ref()?)));
+    has(nodes).chain(before).collect()
+}
+
+/// A quorum of `states` has `lsn` in logs of one history: the same terms wrote the same parts.
 fn is_durable(
     lsn: Lsn,
     memberships: &[Membership],
-    nodes: &[NodeMachine],
+    states: &[(NodeId, &TimelineState)],
 ) -> Result<(), Violation> {
-    let seen = nodes.iter().filter_map(|node| Some((node.id, node.last_seen.as_ref()?)));
-    let holders: Vec<_> = seen.filter(|(_, state)| state.record_end_lsn >= lsn).collect();
+    let holders: Vec<_> = states.iter().filter(|(_, state)| state.record_end_lsn >= lsn).collect();
     let history = |state: &TimelineState| -> TermHistory {
         let starts = state.term_history.0.iter();
         TermHistory(starts.take_while(|start| start.lsn < lsn).copied().collect())
@@ -210,10 +210,7 @@ fn is_durable(
             return Ok(());
         }
     }
-    let found: Vec<String> = nodes
-        .iter()
-        .filter_map(|node| Some((node.id, node.last_seen.as_ref()?)))
-        .map(|(id, state)| format!("node {id} {}", state.record_end_lsn))
-        .collect();
-    Err(format!("{lsn} is called committed, but a majority does not have it: {}", found.join(", ")))
+    let found = states.iter().map(|(id, state)| format!("node {id} {}", state.record_end_lsn));
+    let found = found.collect::<Vec<_>>().join(", ");
+    Err(format!("{lsn} is called committed, but a majority does not have it: {found}"))
 }

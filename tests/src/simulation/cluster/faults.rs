@@ -113,9 +113,9 @@ fn damage(world: &mut World, node: usize) -> bool {
         return false;
     }
     kill_node(world, node);
-    world.audit.damage(&world.nodes);
     let machine = world.nodes[node].machine;
     world.nodes[node].damaged = true;
+    world.nodes[node].before_damage = world.nodes[node].last_seen.clone();
     if world.random.percent(50) {
         marks::hit("fault.disk_emptied");
         world.simulation.empty_disk(machine);

@@ -34,6 +34,8 @@ pub struct NodeMachine {
     pub sick: bool,
     /// The durable state when it was last looked at.
     pub last_seen: Option<TimelineState>,
+    /// The durable state that its disk had when it was damaged.
+    pub before_damage: Option<TimelineState>,
     /// It was told that a membership does without it.
     pub leaves: bool,
     /// Committed bytes that it gave out and nobody compared yet.
@@ -77,6 +79,7 @@ impl NodeMachine {
             damaged: false,
             sick: false,
             last_seen: None,
+            before_damage: None,
             leaves: false,
             reads: Rc::default(),
             compared: Lsn::INVALID,
@@ -138,6 +141,7 @@ impl NodeMachine {
     pub fn forget_timeline(&mut self) {
         self.leaves = false;
         self.last_seen = None;
+        self.before_damage = None;
         self.compared = Lsn::INVALID;
     }
 

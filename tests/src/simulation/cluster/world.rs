@@ -96,7 +96,7 @@ pub struct World {
     membership: Membership,
     key: TimelineKey,
     cluster: Cluster,
-    pub(super) audit: Audit,
+    audit: Audit,
     ledger: Rc<RefCell<Ledger>>,
     acknowledged: usize,
 }
