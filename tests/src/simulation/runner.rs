@@ -60,6 +60,11 @@ impl Runner {
         }
     }
 
+    /// How many seeds.
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
     /// Runs `one` for every seed, on all cores, and prints the report. Panics when a seed fails or when none of them hit one
     /// of the marks; a single replayed seed need not hit them.
     pub fn run(

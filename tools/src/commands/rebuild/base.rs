@@ -12,7 +12,7 @@ use crate::local::postgres::run;
 /// Endings of the tar files that pg_basebackup makes.
 pub const TAR_ENDINGS: [&str; 4] = ["tar", "tar.gz", "tar.zst", "tar.lz4"];
 
-/// A base backup.
+/// A base backup, or one of its tablespaces.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Base {
     /// What `pg_basebackup -Fp` made.
@@ -40,20 +40,17 @@ impl Base {
         }
     }
 
-    /// Copies it into the directory `to`, without tablespaces.
+    /// Copies it into the directory `to`, without the tablespaces that it links.
     pub fn unpack(&self, to: &Path) -> Result<()> {
         fs::create_dir_all(to).with_context(|| format!("cannot make {}", to.display()))?;
         match self {
             Base::Directory(from) => {
                 run(Command::new("cp").arg("-a").arg(from.join(".")).arg(to))?;
             }
-            Base::Tar(tar) => unpack_tar(tar, to)?,
+            Base::Tar(tar) => {
+                run(Command::new("tar").arg("-xaf").arg(tar).arg("-C").arg(to))?;
+            }
         }
         fs::set_permissions(to, fs::Permissions::from_mode(0o700)).context("cannot set permissions")
     }
-}
-
-/// Unpacks a tar file of any of [`TAR_ENDINGS`] into a directory that exists.
-pub fn unpack_tar(tar: &Path, to: &Path) -> Result<()> {
-    run(Command::new("tar").arg("-xaf").arg(tar).arg("-C").arg(to)).map(drop)
 }

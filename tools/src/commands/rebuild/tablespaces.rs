@@ -5,14 +5,14 @@
 //! and `tablespace_map` in `base.tar` tells the places on the lost primary, which are the places again unless mapped.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::str::FromStr;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::base::{Base, TAR_ENDINGS, unpack_tar};
+use super::base::{Base, TAR_ENDINGS};
 use super::ensure_empty;
 use crate::local::postgres::run;
 use crate::local::postgres_install::ServerUser;
@@ -58,14 +58,8 @@ impl FromStr for TablespaceMapping {
 #[derive(Debug)]
 pub struct Tablespace {
     oid: String,
-    source: Source,
+    source: Base,
     to: PathBuf,
-}
-
-#[derive(Debug)]
-enum Source {
-    Directory(PathBuf),
-    Tar(PathBuf),
 }
 
 /// The tablespaces of a base backup, each with a place that is free. Changes nothing.
@@ -86,8 +80,8 @@ pub fn plan(base: &Base, mappings: &[TablespaceMapping]) -> Result<Vec<Tablespac
         let mapping = mappings.iter().find(|mapping| mapping.old == old);
         let to = match (mapping, &source) {
             (Some(mapping), _) => mapping.new.clone(),
-            (None, Source::Tar(_)) => old.clone(),
-            (None, Source::Directory(_)) => bail!(
+            (None, Base::Tar(_)) => old.clone(),
+            (None, Base::Directory(_)) => bail!(
                 "tablespace {oid} is in {old}, which belongs to the base backup: name its new place with --tablespace-mapping {old}=NEWDIR",
                 old = old.display()
             ),
@@ -104,7 +98,7 @@ pub fn plan(base: &Base, mappings: &[TablespaceMapping]) -> Result<Vec<Tablespac
 }
 
 /// The tablespaces that a directory's links lead to; one that lies in the data directory itself is no link.
-fn linked(links: &Path) -> Result<Vec<(String, PathBuf, Source)>> {
+fn linked(links: &Path) -> Result<Vec<(String, PathBuf, Base)>> {
     let mut found = Vec::new();
     let entries =
         fs::read_dir(links).with_context(|| format!("cannot list {}", links.display()))?;
@@ -116,14 +110,14 @@ fn linked(links: &Path) -> Result<Vec<(String, PathBuf, Source)>> {
         let target = fs::read_link(&path)
             .with_context(|| format!("cannot read the link {}", path.display()))?;
         let oid = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        found.push((oid, target.clone(), Source::Directory(target)));
+        found.push((oid, target.clone(), Base::Directory(target)));
     }
     found.sort_by(|(one, ..), (other, ..)| one.cmp(other));
     Ok(found)
 }
 
 /// The tablespaces that lie as `OID.tar` beside the main tar file.
-fn archived(main: &Path) -> Result<Vec<(String, PathBuf, Source)>> {
+fn archived(main: &Path) -> Result<Vec<(String, PathBuf, Base)>> {
     let folder = match main.parent() {
         Some(folder) if folder != Path::new("") => folder,
         _ => Path::new("."),
@@ -149,7 +143,7 @@ fn archived(main: &Path) -> Result<Vec<(String, PathBuf, Source)>> {
         let tar = tar.with_context(|| {
             format!("the base backup has no tar file of tablespace {oid} in {}", folder.display())
         })?;
-        found.push((oid, old, Source::Tar(tar)));
+        found.push((oid, old, Base::Tar(tar)));
     }
     Ok(found)
 }
@@ -179,15 +173,7 @@ fn parse_map(map: &str) -> Result<Vec<(String, PathBuf)>> {
 /// Copies the tablespaces to their places and links them into the data directory `data`.
 pub fn place(tablespaces: &[Tablespace], data: &Path) -> Result<()> {
     for Tablespace { oid, source, to } in tablespaces {
-        fs::create_dir_all(to).with_context(|| format!("cannot make {}", to.display()))?;
-        fs::set_permissions(to, fs::Permissions::from_mode(0o700))
-            .with_context(|| format!("cannot set permissions of {}", to.display()))?;
-        match source {
-            Source::Directory(from) => {
-                run(Command::new("cp").arg("-a").arg(from.join(".")).arg(to))?;
-            }
-            Source::Tar(tar) => unpack_tar(tar, to)?,
-        }
+        source.unpack(to)?;
         ServerUser::give(to)?;
         let link = data.join(LINKS).join(oid);
         if link.is_symlink() {
