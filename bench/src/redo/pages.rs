@@ -31,21 +31,21 @@ impl Hasher for MixHasher {
         }
     }
 
-    fn write_u32(&mut self, value: u32) {
-        self.write_u64(value.into());
-    }
-
-    // The variant of an enum.
-    fn write_isize(&mut self, value: isize) {
-        self.write_u64(value as u64);
-    }
-
     fn write_u64(&mut self, value: u64) {
         self.0 = (self.0 ^ value).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(26);
     }
 }
 
-type Forks = HashMap<(RelationId, Fork), Vec<u32>, BuildHasherDefault<MixHasher>>;
+type Forks = HashMap<ForkKey, Vec<u32>, BuildHasherDefault<MixHasher>>;
+
+/// A relation's fork in two words: shorter to hash and to compare than four numbers.
+type ForkKey = (u64, u64);
+
+#[inline]
+fn fork_key(relation: RelationId, fork: Fork) -> ForkKey {
+    let RelationId { tablespace, database, number } = relation;
+    (u64::from(tablespace) << 32 | u64::from(database), u64::from(number) << 8 | fork as u64)
+}
 
 /// Where a page is; pages stay in their places.
 #[derive(Debug, Clone, Copy, Default)]
@@ -92,7 +92,7 @@ impl Pages {
 
     /// The block's page exists from now on.
     pub fn add(&mut self, tag: BlockTag) -> u32 {
-        let blocks = self.forks.entry((tag.relation, tag.fork)).or_default();
+        let blocks = self.forks.entry(fork_key(tag.relation, tag.fork)).or_default();
         slot(blocks, tag.block.into(), &mut self.pages)
     }
 
@@ -128,7 +128,7 @@ impl Pages {
     /// Where the block's page is.
     #[inline]
     pub fn find(&self, tag: BlockTag) -> Option<Slot> {
-        let blocks = self.forks.get(&(tag.relation, tag.fork))?;
+        let blocks = self.forks.get(&fork_key(tag.relation, tag.fork))?;
         blocks.get(tag.block as usize).copied().map(Slot)
     }
 

@@ -1,7 +1,7 @@
 //! A whole WAL stream replayed over pages in memory, on one core.
 
 use anyhow::{Context, Result, bail};
-use firn_core::postgres::redo::{Outcome, Redo, Settings, ahead, effects};
+use firn_core::postgres::redo::{Effect, Outcome, Redo, Settings, ahead, effects};
 use firn_core::postgres::wal::{BLOCKS_MAX, Block, Decoder, Record, RecordQueue};
 
 use super::pages::{Pages, Slot};
@@ -77,6 +77,8 @@ impl<'r> Replayer<'r> {
         let mut input = recording.wal.as_slice();
         // Numbers of the next record to decode and of the one to replay, in rows of `slots`.
         let (mut newest, mut oldest) = (0, 0);
+        // What the last pruning to come moves, and where.
+        let (mut moved, mut moved_slot) = (0..0, Slot::default());
         loop {
             while let Some(record) = queue.decode(decoder, &mut input)? {
                 for (block, slot) in record.blocks().zip(&mut slots[newest]) {
@@ -91,16 +93,29 @@ impl<'r> Replayer<'r> {
                 let row = &slots[(oldest + TUPLES_AHEAD_RECORDS) % AHEAD_RECORDS];
                 for (_, slot) in record.blocks().zip(row) {
                     if let Some(page) = pages.at(*slot) {
-                        ahead::fetch_tuples(&record, page);
+                        let moves = ahead::fetch_tuples(&record, page);
+                        if !moves.is_empty() {
+                            (moved, moved_slot) = (moves, *slot);
+                        }
                     }
                 }
+            }
+            if !moved.is_empty()
+                && let Some(page) = pages.at(moved_slot)
+            {
+                ahead::fetch_moved(&mut moved, page);
             }
             let Some(record) = queue.get(0) else { return Ok(done) };
             done.records += 1;
             for (block, slot) in record.blocks().zip(&slots[oldest]) {
                 replay_block(&record, &block, *slot, pages, redo, &mut done)?;
             }
-            effects(&record, Settings::default(), |effect| pages.apply(&effect))?;
+            effects(&record, Settings::default(), |effect| {
+                // Blocks are done.
+                if !matches!(effect, Effect::Block { .. }) {
+                    pages.apply(&effect);
+                }
+            })?;
             queue.pop();
             oldest = (oldest + 1) % AHEAD_RECORDS;
         }

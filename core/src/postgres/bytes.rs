@@ -62,8 +62,9 @@ impl<'a> Reader<'a> {
         self.take(len).map(|_| ())
     }
 
+    /// The next `N` bytes.
     #[inline]
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], Misfit> {
+    pub fn array<const N: usize>(&mut self) -> Result<[u8; N], Misfit> {
         match self.0.split_first_chunk::<N>() {
             Some((taken, rest)) => {
                 self.0 = rest;

@@ -4,8 +4,6 @@
 //! moves tuples one deletion at a time, deleting more rebuilds the tuple area in line-pointer order. All of it is
 //! observable by later records, so it is done the same way here (PostgreSQL src/backend/storage/page/bufpage.c).
 
-use std::ops::Range;
-
 use super::{HAS_FREE_LINES, HEADER_BYTES, PAGE_BYTES, Page};
 use crate::postgres::bytes::{Misfit, align8};
 
@@ -88,87 +86,56 @@ enum Reuse {
     Shuffle,
 }
 
-/// Tuples that lie one after the other before and after they are moved.
-#[derive(Clone, Copy)]
+/// Runs of tuples at most that compaction moves within the page: pruning leaves one or two of them.
+const RUNS_MAX: usize = 8;
+
+/// Neighbours that stay neighbours when they move.
+#[derive(Clone, Copy, Default)]
 struct Run {
-    from: usize,
-    to: usize,
-    len: usize,
+    /// Index of the first line pointer.
+    first: u16,
+    /// Where the last tuple starts.
+    start: u16,
+    /// Where the first tuple ends.
+    end: u16,
+    /// How far up the run moves.
+    shift: u16,
 }
 
-impl Run {
-    /// Where they are, counted from `base`.
-    fn from(self, base: usize) -> Range<usize> {
-        self.from - base..self.from - base + self.len
-    }
+/// The tuples of a page in runs, when each lies below that of the line pointer before it, as pruning leaves most heap
+/// pages.
+struct Runs {
+    /// The first one is in its place and may be empty.
+    runs: [Run; RUNS_MAX],
+    count: usize,
 }
 
-/// The part of a page that compaction changes.
-struct Moving<'a> {
-    pointers: &'a mut [[u8; POINTER_BYTES]],
-    /// The page from `lower` on.
-    tuples: &'a mut [u8],
-    /// Tuples at and above it are in their places.
-    upper: usize,
-}
-
-impl Moving<'_> {
-    /// Gives tuples their places from `upper` downward, runs of neighbours through `copy`; the new `upper`.
-    #[inline]
-    fn lay_out(&mut self, copy: impl Fn(Run, &mut [u8])) -> usize {
-        let mut upper = self.upper;
-        let mut run = Run { from: upper, to: upper, len: 0 };
-        for bytes in self.pointers.iter_mut() {
+impl Runs {
+    /// Of the tuples of `pointers`, which end at `special`; none when they lie otherwise, or in too many runs. One look at
+    /// every line pointer: which of them have storage follows no pattern that a processor could guess, so nothing branches
+    /// on it.
+    fn of(pointers: &[[u8; POINTER_BYTES]], special: usize) -> Option<Runs> {
+        let mut runs = [Run::default(); RUNS_MAX];
+        runs[0].end = special as u16;
+        let (mut last, mut shift, mut lowest, mut low_bits) = (0, 0, special, special);
+        for (index, bytes) in pointers.iter().enumerate() {
             let pointer = LinePointer(u32::from_le_bytes(*bytes));
             let size = align8(pointer.len());
             // One without a tuple goes on with the run, by nothing.
-            let start = if size == 0 { run.from } else { pointer.offset() };
-            upper -= size;
-            if start + size != run.from {
-                if run.from != run.to {
-                    copy(run, self.tuples);
-                }
-                run.len = 0;
-            }
-            run = Run { from: start, to: upper, len: run.len + size };
-            *bytes = if size == 0 { pointer } else { pointer.moved(upper) }.0.to_le_bytes();
-        }
-        if run.from != run.to {
-            copy(run, self.tuples);
-        }
-        upper
-    }
-}
-
-/// Where the tuples of some line pointers lie, and how.
-struct Extent {
-    start: usize,
-    end: usize,
-    total: usize,
-    aligned: bool,
-    /// Each lies below the one before it.
-    in_order: bool,
-}
-
-impl Extent {
-    /// Of the tuples of `pointers`, which should lie below `limit`.
-    #[inline]
-    fn of(pointers: &[[u8; POINTER_BYTES]], limit: usize) -> Extent {
-        let mut extent = Extent { start: limit, end: 0, total: 0, aligned: true, in_order: true };
-        let mut lowest = limit;
-        for bytes in pointers {
-            let pointer = LinePointer(u32::from_le_bytes(*bytes));
-            let size = align8(pointer.len());
             let start = if size == 0 { lowest } else { pointer.offset() };
             let end = start + size;
-            extent.start = extent.start.min(start);
-            extent.end = extent.end.max(end);
-            extent.total += size;
-            extent.aligned &= start % 8 == 0;
-            extent.in_order &= end <= lowest;
+            if end != lowest {
+                shift += lowest.checked_sub(end)?;
+                runs[last].start = lowest as u16;
+                last += 1;
+                let [first, end, shift] = [index, end, shift].map(|number| number as u16);
+                *runs.get_mut(last)? = Run { first, start: 0, end, shift };
+            }
             lowest = start;
+            low_bits |= start;
         }
-        extent
+        runs[last].start = lowest as u16;
+        (low_bits % 8 == 0).then_some(Runs { runs, count: last + 1 })
     }
 }
 
@@ -179,28 +146,37 @@ impl Page<'_> {
         self.lower().saturating_sub(HEADER_BYTES) / POINTER_BYTES
     }
 
+    /// Where the line pointer at `offset` (1-based) lies.
+    #[inline]
+    fn slot(&self, offset: usize) -> Result<usize, Misfit> {
+        let end = HEADER_BYTES + offset * POINTER_BYTES;
+        if offset == 0 || end > self.lower() {
+            return Err(Misfit::new("a line pointer of the page", offset as u64));
+        }
+        Ok(end - POINTER_BYTES)
+    }
+
     /// The line pointer at `offset` (1-based).
     #[inline]
     pub fn pointer(&self, offset: usize) -> Result<LinePointer, Misfit> {
-        if offset == 0 || offset > self.max_offset() {
-            return Err(Misfit::new("a line pointer of the page", offset as u64));
-        }
-        self.u32(HEADER_BYTES + (offset - 1) * POINTER_BYTES).map(LinePointer)
+        self.u32(self.slot(offset)?).map(LinePointer)
     }
 
     /// Sets an existing line pointer.
     #[inline]
     pub fn set_pointer(&mut self, offset: usize, pointer: LinePointer) -> Result<(), Misfit> {
-        if offset == 0 || offset > self.max_offset() {
-            return Err(Misfit::new("a line pointer of the page", offset as u64));
-        }
-        self.put_u32(HEADER_BYTES + (offset - 1) * POINTER_BYTES, pointer.0)
+        self.put_u32(self.slot(offset)?, pointer.0)
     }
 
     /// Where the tuple at `offset` lies: start and unrounded length. The line pointer must have storage inside the page.
     #[inline]
     pub fn item(&self, offset: usize) -> Result<(usize, usize), Misfit> {
-        let pointer = self.pointer(offset)?;
+        Self::place(self.pointer(offset)?, offset)
+    }
+
+    /// Where `pointer`, the one at `offset`, points to.
+    #[inline]
+    fn place(pointer: LinePointer, offset: usize) -> Result<(usize, usize), Misfit> {
         let (start, len) = (pointer.offset(), pointer.len());
         if len == 0 || start < HEADER_BYTES || start + len > PAGE_BYTES {
             return Err(Misfit::new("a line pointer with a tuple inside the page", offset as u64));
@@ -211,8 +187,9 @@ impl Page<'_> {
     /// The tuple at `offset`, which must be at least `min_len` bytes long and normal: its start and length.
     #[inline]
     pub fn normal_item(&self, offset: usize, min_len: usize) -> Result<(usize, usize), Misfit> {
-        let (start, len) = self.item(offset)?;
-        if !self.pointer(offset)?.is_normal() {
+        let pointer = self.pointer(offset)?;
+        let (start, len) = Self::place(pointer, offset)?;
+        if !pointer.is_normal() {
             return Err(Misfit::new("a normal line pointer", offset as u64));
         }
         if len < min_len {
@@ -406,43 +383,58 @@ impl Page<'_> {
 
     /// Lays the tuples of the line pointers with storage out from `special` downward, in line-pointer order
     /// (compactify_tuples). Whole rounded lengths move, so padding moves with its tuple. Tuples that are in their place
-    /// are not even read, and those that stay neighbours move in one piece. Which line pointers have storage follows no
-    /// pattern that a processor could guess, so nothing branches on it.
+    /// are not even read, and those that stay neighbours move in one piece.
     fn compact(&mut self) -> Result<(), Misfit> {
-        let (lower, old_upper, special) = (self.lower(), self.upper(), self.special());
+        let (lower, upper, special) = (self.lower(), self.upper(), self.special());
         let (pointers, tuples) = self.bytes.split_at_mut(lower);
         let pointers = pointers[HEADER_BYTES..].as_chunks_mut::<POINTER_BYTES>().0;
-        // What is in its place stays; whether the others lie in order decides how they can move.
-        let mut upper = special;
-        let in_place = pointers.iter().position(|bytes| {
-            let pointer = LinePointer(u32::from_le_bytes(*bytes));
-            let size = align8(pointer.len());
-            let end = if size == 0 { upper } else { pointer.offset() + size };
-            let moves = end != upper;
-            upper = if moves { upper } else { upper - size };
-            moves
-        });
-        let in_place = in_place.unwrap_or(pointers.len());
-        let extent = Extent::of(&pointers[in_place..], upper);
-        let start = extent.start.min(upper);
-        if start < old_upper || extent.end > special || !extent.aligned || special % 8 != 0 {
-            return Err(Misfit::new("aligned tuples between upper and special", start as u64));
-        }
-        if extent.total > upper - lower {
-            return Err(Misfit::new("tuples that do not overlap", extent.total as u64));
-        }
-        let mut moving = Moving { pointers: &mut pointers[in_place..], tuples, upper };
-        let upper = if extent.in_order {
-            moving.lay_out(|run, tuples| tuples.copy_within(run.from(lower), run.to - lower))
-        } else {
-            let mut old = [0; PAGE_BYTES];
-            let moved = old_upper..upper;
-            old[moved.clone()].copy_from_slice(&moving.tuples[old_upper - lower..upper - lower]);
-            moving.lay_out(|run, tuples| {
-                let to = run.to - lower;
-                tuples[to..to + run.len].copy_from_slice(&old[run.from(0)]);
-            })
+        let Some(Runs { runs, count }) = Runs::of(pointers, special) else {
+            return self.compact_any_order();
         };
+        let [lowest, moved] = [runs[count - 1].start, runs[count - 1].shift].map(usize::from);
+        if lowest < upper {
+            return Err(Misfit::new("tuples above upper", lowest as u64));
+        }
+        for (index, run) in runs[..count].iter().enumerate().skip(1) {
+            let past =
+                runs[..count].get(index + 1).map_or(pointers.len(), |next| next.first.into());
+            let shift = u32::from(run.shift);
+            for bytes in &mut pointers[run.first.into()..past] {
+                let pointer = LinePointer(u32::from_le_bytes(*bytes));
+                let shift = if pointer.is_empty() { 0 } else { shift };
+                *bytes = (pointer.0 + shift).to_le_bytes();
+            }
+            let [start, end, shift] = [run.start, run.end, run.shift].map(usize::from);
+            tuples.copy_within(start - lower..end - lower, start - lower + shift);
+        }
+        self.set_upper(lowest + moved);
+        Ok(())
+    }
+
+    /// The same for tuples that lie in any order: they come from a copy, which is why it is a function of its own.
+    #[inline(never)]
+    fn compact_any_order(&mut self) -> Result<(), Misfit> {
+        let (lower, old_upper, special) = (self.lower(), self.upper(), self.special());
+        let mut old = [0; PAGE_BYTES];
+        old[old_upper..special].copy_from_slice(&self.bytes[old_upper..special]);
+        let (pointers, tuples) = self.bytes.split_at_mut(lower);
+        let mut upper = special;
+        for bytes in pointers[HEADER_BYTES..].as_chunks_mut::<POINTER_BYTES>().0 {
+            let pointer = LinePointer(u32::from_le_bytes(*bytes));
+            if pointer.is_empty() {
+                continue;
+            }
+            let (start, size) = (pointer.offset(), align8(pointer.len()));
+            if start < old_upper || start + size > special || (start | special) % 8 != 0 {
+                return Err(Misfit::new("aligned tuples between upper and special", start as u64));
+            }
+            upper = match upper.checked_sub(size) {
+                Some(upper) if upper >= lower => upper,
+                _ => return Err(Misfit::new("tuples that do not overlap", start as u64)),
+            };
+            tuples[upper - lower..upper - lower + size].copy_from_slice(&old[start..start + size]);
+            *bytes = pointer.moved(upper).0.to_le_bytes();
+        }
         self.set_upper(upper);
         Ok(())
     }
@@ -458,11 +450,11 @@ impl Page<'_> {
         let mut unused = 0;
         for bytes in pointers {
             let used = used(bytes);
-            unused += usize::from(!used);
+            unused += u32::from(!used);
             *bytes = if used { *bytes } else { LinePointer::NONE.0.to_le_bytes() };
         }
         self.compact()?;
-        unused -= max - last_used;
+        unused -= (max - last_used) as u32;
         self.set_lower(HEADER_BYTES + last_used * POINTER_BYTES);
         self.set_flag(HAS_FREE_LINES, unused > 0);
         Ok(())

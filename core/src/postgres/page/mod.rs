@@ -71,6 +71,15 @@ impl<'a> Page<'a> {
             .ok_or(Misfit::new("an offset inside the page", offset as u64))
     }
 
+    /// The `N` bytes at `offset`.
+    #[inline]
+    pub fn array_mut<const N: usize>(&mut self, offset: usize) -> Result<&mut [u8; N], Misfit> {
+        self.bytes
+            .get_mut(offset..)
+            .and_then(|bytes| bytes.first_chunk_mut())
+            .ok_or(Misfit::new("an offset inside the page", offset as u64))
+    }
+
     /// The `len` bytes at `offset`.
     #[inline]
     pub fn slice(&self, offset: usize, len: usize) -> Result<&[u8], Misfit> {

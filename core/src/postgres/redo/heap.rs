@@ -40,6 +40,7 @@ pub(super) enum Operation {
     Lock,
 }
 
+#[inline]
 pub(super) fn clears(
     record: &Record<'_>,
     operation: Operation,
@@ -73,6 +74,7 @@ pub(super) fn clears(
     }
 }
 
+#[inline]
 fn operation(record: &Record<'_>) -> Option<Operation> {
     match record.operation() & OPERATION_MASK {
         INSERT => Some(Operation::Insert),
@@ -99,6 +101,7 @@ pub(super) fn effects<'a>(
 }
 
 /// Late minors of 17 and 18 refer to the map page instead: then that reference is the effect.
+#[inline]
 pub(super) fn emit_clears<'a>(
     record: &Record<'a>,
     clears: Clears,
@@ -186,24 +189,23 @@ fn insert(change: &Change<'_>, page: &mut Page<'_>, layout: Layout) -> Result<To
 
 fn delete(change: &Change<'_>, page: &mut Page<'_>, xmax: Xmax) -> Result<Touch, Misfit> {
     let Xmax { xmax, offset, infobits, flags, cid } = xmax;
-    let tuple = HeapTuple::at(page, offset)?;
-    tuple.set_xmax_state(page, infobits, Some(false))?;
+    let mut tuple = HeapTuple::at(page, offset)?;
+    tuple.set_xmax_state(infobits, Some(false));
     if flags & DELETE_IS_SUPER != 0 {
-        tuple.set_xmin(page, 0)?;
+        tuple.set_xmin(0);
     } else {
-        tuple.set_xmax(page, xmax)?;
+        tuple.set_xmax(xmax);
     }
-    tuple.set_cid(page, cid)?;
+    tuple.set_cid(cid);
+    tuple.set_ctid(if flags & DELETE_IS_PARTITION_MOVE != 0 {
+        TupleId::MOVED_PARTITIONS
+    } else {
+        TupleId { block: change.block.number(), offset }
+    });
     set_prunable(page, change.record.xid());
     if flags & CLEARED != 0 {
         page.set_flag(ALL_VISIBLE, false);
     }
-    let ctid = if flags & DELETE_IS_PARTITION_MOVE != 0 {
-        TupleId::MOVED_PARTITIONS
-    } else {
-        TupleId { block: change.block.number(), offset }
-    };
-    tuple.set_ctid(page, ctid)?;
     Ok(Touch::Changed)
 }
 
@@ -220,11 +222,11 @@ fn update(
     let same_page = record.block(1).is_none();
     if same_page || change.block.id() == 1 {
         let Xmax { xmax, offset, infobits, flags, cid } = update.old;
-        let tuple = HeapTuple::at(page, offset)?;
-        tuple.set_xmax_state(page, infobits, Some(hot))?;
-        tuple.set_xmax(page, xmax)?;
-        tuple.set_cid(page, cid)?;
-        tuple.set_ctid(page, new_tid)?;
+        let mut tuple = HeapTuple::at(page, offset)?;
+        tuple.set_xmax_state(infobits, Some(hot));
+        tuple.set_xmax(xmax);
+        tuple.set_cid(cid);
+        tuple.set_ctid(new_tid);
         set_prunable(page, record.xid());
         if flags & CLEARED != 0 {
             page.set_flag(ALL_VISIBLE, false);
@@ -234,7 +236,7 @@ fn update(
         if record.info() & INIT_PAGE != 0 && !same_page {
             page.init(0);
         }
-        add_updated(change, page, &update, new_tid, layout)?;
+        add_updated(change, page, &update, same_page, layout)?;
         if update.old.flags & UPDATE_NEW_CLEARED != 0 {
             page.set_flag(ALL_VISIBLE, false);
         }
@@ -247,10 +249,9 @@ fn add_updated(
     change: &Change<'_>,
     page: &mut Page<'_>,
     update: &Update,
-    ctid: TupleId,
+    same_page: bool,
     layout: Layout,
 ) -> Result<(), Misfit> {
-    let same_page = change.record.block(1).is_none();
     let mut data = Reader::new(change.block.data());
     let mut shared = |flag| match update.old.flags & flag {
         0 => Ok(0),
@@ -259,12 +260,13 @@ fn add_updated(
     };
     let (prefix, suffix) = (shared(UPDATE_PREFIX)?, shared(UPDATE_SUFFIX)?);
     let header = layout.tuple_header(&mut data)?;
+    let ctid = TupleId { block: change.block.number(), offset: update.new_offset };
     let tuple = NewTuple { header, xmin: change.record.xid(), xmax: update.new_xmax, ctid };
     let start = tuple.add(page, update.new_offset, data.len() + prefix + suffix)?;
     if prefix == 0 && suffix == 0 {
         return page.put(start, data.rest());
     }
-    let (old_data, old_len) = HeapTuple::at(page, update.old.offset)?.data(page)?;
+    let (old_data, old_len) = HeapTuple::at(page, update.old.offset)?.data()?;
     if prefix > old_len || suffix > old_len {
         return Err(Misfit::new("an old tuple as long as what is shared", old_len as u64));
     }
@@ -288,26 +290,26 @@ fn add_updated(
 fn confirm(change: &Change<'_>, page: &mut Page<'_>) -> Result<Touch, Misfit> {
     let offset = Reader::new(change.record.main()).u16()?;
     let ctid = TupleId { block: change.block.number(), offset };
-    HeapTuple::at(page, offset)?.set_ctid(page, ctid)?;
+    HeapTuple::at(page, offset)?.set_ctid(ctid);
     Ok(Touch::Changed)
 }
 
 fn lock(change: &Change<'_>, page: &mut Page<'_>, xmax: Xmax) -> Result<Touch, Misfit> {
     let Xmax { xmax, offset, infobits, cid, .. } = xmax;
-    let tuple = HeapTuple::at(page, offset)?;
-    tuple.set_xmax_state(page, infobits, None)?;
-    if tuple.is_locked_only(page)? {
-        tuple.set_infomask2(page, tuple.infomask2(page)? & !HOT_UPDATED)?;
-        tuple.set_ctid(page, TupleId { block: change.block.number(), offset })?;
+    let mut tuple = HeapTuple::at(page, offset)?;
+    tuple.set_xmax_state(infobits, None);
+    if tuple.is_locked_only() {
+        tuple.set_infomask2(tuple.infomask2() & !HOT_UPDATED);
+        tuple.set_ctid(TupleId { block: change.block.number(), offset });
     }
-    tuple.set_xmax(page, xmax)?;
-    tuple.set_cid(page, cid)?;
+    tuple.set_xmax(xmax);
+    tuple.set_cid(cid);
     Ok(Touch::Changed)
 }
 
 fn inplace(change: &Change<'_>, page: &mut Page<'_>) -> Result<Touch, Misfit> {
     let offset = Reader::new(change.record.main()).u16()?;
-    let (start, len) = HeapTuple::at(page, offset)?.data(page)?;
+    let (start, len) = HeapTuple::at(page, offset)?.data()?;
     let data = change.block.data();
     if data.len() != len {
         return Err(Misfit::new("data as long as the tuple's", data.len() as u64));

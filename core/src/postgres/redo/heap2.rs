@@ -128,16 +128,17 @@ struct FreezePlan {
 
 impl FreezePlan {
     fn apply(&self, page: &mut Page<'_>, offset: u16) -> Result<(), Misfit> {
-        let tuple = HeapTuple::at(page, offset)?;
-        tuple.set_xmax(page, self.xmax)?;
+        let mut tuple = HeapTuple::at(page, offset)?;
+        tuple.set_xmax(self.xmax);
         if self.flags & FREEZE_XVAC_FROZEN != 0 {
-            tuple.set_xvac(page, FROZEN_XID)?;
+            tuple.set_xvac(FROZEN_XID);
         }
         if self.flags & FREEZE_XVAC_INVALID != 0 {
-            tuple.set_xvac(page, 0)?;
+            tuple.set_xvac(0);
         }
-        tuple.set_infomask(page, self.infomask)?;
-        tuple.set_infomask2(page, self.infomask2)
+        tuple.set_infomask(self.infomask);
+        tuple.set_infomask2(self.infomask2);
+        Ok(())
     }
 }
 
@@ -289,8 +290,8 @@ pub(super) fn multi_insert(
 
 fn lock_updated(change: &Change<'_>, page: &mut Page<'_>) -> Result<Touch, Misfit> {
     let Xmax { xmax, offset, infobits, .. } = Layout::Stock.delete(change.record.main())?;
-    let tuple = HeapTuple::at(page, offset)?;
-    tuple.set_xmax_state(page, infobits, None)?;
-    tuple.set_xmax(page, xmax)?;
+    let mut tuple = HeapTuple::at(page, offset)?;
+    tuple.set_xmax_state(infobits, None);
+    tuple.set_xmax(xmax);
     Ok(Touch::Changed)
 }

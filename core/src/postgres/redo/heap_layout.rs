@@ -47,6 +47,7 @@ impl Layout {
         }
     }
 
+    #[inline]
     pub fn delete(self, main: &[u8]) -> Result<Xmax, Misfit> {
         let mut main = Reader::new(main);
         let (xmax, offset) = (main.u32()?, main.u16()?);
@@ -71,6 +72,7 @@ impl Layout {
         Ok(Xmax { xmax, cid, offset: main.u16()?, infobits: main.u8()?, flags: main.u8()? })
     }
 
+    #[inline]
     pub fn update(self, main: &[u8]) -> Result<Update, Misfit> {
         let mut main = Reader::new(main);
         let (xmax, offset) = (main.u32()?, main.u16()?);
@@ -81,6 +83,7 @@ impl Layout {
     }
 
     /// The header of a new tuple, before its data.
+    #[inline]
     pub fn tuple_header(self, data: &mut Reader<'_>) -> Result<TupleHeader, Misfit> {
         let (infomask2, infomask) = (data.u16()?, data.u16()?);
         let cid = if self == Layout::Stock { 0 } else { data.u32()? };

@@ -37,53 +37,58 @@ impl TupleId {
     }
 }
 
-/// The tuple at a line pointer of a heap page.
-pub(super) struct HeapTuple {
-    pub start: usize,
-    pub len: usize,
+/// The tuple at a line pointer of a heap page: where it lies, and its fixed header in place.
+pub(super) struct HeapTuple<'p> {
+    start: usize,
+    len: usize,
+    header: &'p mut [u8; HEADER_BYTES],
 }
 
-impl HeapTuple {
-    pub fn at(page: &Page<'_>, offset: u16) -> Result<HeapTuple, Misfit> {
+impl<'p> HeapTuple<'p> {
+    pub fn at(page: &'p mut Page<'_>, offset: u16) -> Result<HeapTuple<'p>, Misfit> {
         let (start, len) = page.normal_item(offset.into(), HEADER_BYTES)?;
-        Ok(HeapTuple { start, len })
+        Ok(HeapTuple { start, len, header: page.array_mut(start)? })
     }
 
-    pub fn infomask(&self, page: &Page<'_>) -> Result<u16, Misfit> {
-        page.u16(self.start + 20)
+    fn put<const N: usize>(&mut self, at: usize, bytes: [u8; N]) {
+        self.header[at..at + N].copy_from_slice(&bytes);
     }
 
-    pub fn set_infomask(&self, page: &mut Page<'_>, value: u16) -> Result<(), Misfit> {
-        page.put_u16(self.start + 20, value)
+    pub fn infomask(&self) -> u16 {
+        u16::from_le_bytes([self.header[20], self.header[21]])
     }
 
-    pub fn infomask2(&self, page: &Page<'_>) -> Result<u16, Misfit> {
-        page.u16(self.start + 18)
+    pub fn set_infomask(&mut self, value: u16) {
+        self.put(20, value.to_le_bytes());
     }
 
-    pub fn set_infomask2(&self, page: &mut Page<'_>, value: u16) -> Result<(), Misfit> {
-        page.put_u16(self.start + 18, value)
+    pub fn infomask2(&self) -> u16 {
+        u16::from_le_bytes([self.header[18], self.header[19]])
     }
 
-    pub fn set_xmin(&self, page: &mut Page<'_>, xid: u32) -> Result<(), Misfit> {
-        page.put_u32(self.start, xid)
+    pub fn set_infomask2(&mut self, value: u16) {
+        self.put(18, value.to_le_bytes());
     }
 
-    pub fn set_xmax(&self, page: &mut Page<'_>, xid: u32) -> Result<(), Misfit> {
-        page.put_u32(self.start + 4, xid)
+    pub fn set_xmin(&mut self, xid: u32) {
+        self.put(0, xid.to_le_bytes());
     }
 
-    pub fn set_xvac(&self, page: &mut Page<'_>, xid: u32) -> Result<(), Misfit> {
-        page.put_u32(self.start + 8, xid)
+    pub fn set_xmax(&mut self, xid: u32) {
+        self.put(4, xid.to_le_bytes());
     }
 
-    pub fn set_ctid(&self, page: &mut Page<'_>, tid: TupleId) -> Result<(), Misfit> {
-        page.put(self.start + 12, &tid.to_bytes())
+    pub fn set_xvac(&mut self, xid: u32) {
+        self.put(8, xid.to_le_bytes());
+    }
+
+    pub fn set_ctid(&mut self, tid: TupleId) {
+        self.put(12, tid.to_bytes());
     }
 
     /// Where the user data starts and how long it is.
-    pub fn data(&self, page: &Page<'_>) -> Result<(usize, usize), Misfit> {
-        let header_len = usize::from(page.bytes()[self.start + 22]);
+    pub fn data(&self) -> Result<(usize, usize), Misfit> {
+        let header_len = usize::from(self.header[22]);
         if header_len < HEADER_BYTES || header_len > self.len {
             return Err(Misfit::new("a tuple header inside its tuple", header_len as u64));
         }
@@ -91,41 +96,32 @@ impl HeapTuple {
     }
 
     /// Sets the command id.
-    pub fn set_cid(&self, page: &mut Page<'_>, cid: u32) -> Result<(), Misfit> {
-        self.set_xvac(page, cid)?;
-        self.set_infomask(page, self.infomask(page)? & !COMBOCID)
+    pub fn set_cid(&mut self, cid: u32) {
+        self.set_xvac(cid);
+        self.set_infomask(self.infomask() & !COMBOCID);
     }
 
     /// Clears what a former xmax left in both masks, then sets what `infobits` says (fix_infomask_from_infobits).
     /// HOT_UPDATED becomes `hot_updated` if that is given.
-    pub fn set_xmax_state(
-        &self,
-        page: &mut Page<'_>,
-        infobits: u8,
-        hot_updated: Option<bool>,
-    ) -> Result<(), Misfit> {
-        let mut infomask = self.infomask(page)? & !(XMAX_BITS | MOVED);
-        let mut infomask2 = self.infomask2(page)? & !KEYS_UPDATED;
+    pub fn set_xmax_state(&mut self, infobits: u8, hot_updated: Option<bool>) {
+        let mut infomask = self.infomask() & !(XMAX_BITS | MOVED);
+        let mut infomask2 = self.infomask2() & !KEYS_UPDATED;
         if let Some(hot_updated) = hot_updated {
             infomask2 = infomask2 & !HOT_UPDATED | if hot_updated { HOT_UPDATED } else { 0 };
         }
         for (bit, flag) in [(1, XMAX_IS_MULTI), (2, LOCK_ONLY), (4, EXCL_LOCK), (8, KEYSHR_LOCK)] {
-            if infobits & bit != 0 {
-                infomask |= flag;
-            }
+            infomask |= if infobits & bit != 0 { flag } else { 0 };
         }
-        if infobits & 0x10 != 0 {
-            infomask2 |= KEYS_UPDATED;
-        }
-        self.set_infomask(page, infomask)?;
-        self.set_infomask2(page, infomask2)
+        infomask2 |= if infobits & 0x10 != 0 { KEYS_UPDATED } else { 0 };
+        self.set_infomask(infomask);
+        self.set_infomask2(infomask2);
     }
 
     /// Whether xmax only locks the tuple (HEAP_XMAX_IS_LOCKED_ONLY).
-    pub fn is_locked_only(&self, page: &Page<'_>) -> Result<bool, Misfit> {
-        let infomask = self.infomask(page)?;
-        Ok(infomask & LOCK_ONLY != 0
-            || infomask & (XMAX_IS_MULTI | KEYSHR_LOCK | EXCL_LOCK) == EXCL_LOCK)
+    pub fn is_locked_only(&self) -> bool {
+        let infomask = self.infomask();
+        infomask & LOCK_ONLY != 0
+            || infomask & (XMAX_IS_MULTI | KEYSHR_LOCK | EXCL_LOCK) == EXCL_LOCK
     }
 }
 
@@ -157,13 +153,14 @@ impl NewTuple {
     /// Makes room for a tuple of `data_len` bytes after the fixed header, writes that header; where the data belong.
     pub fn add(&self, page: &mut Page<'_>, offset: u16, data_len: usize) -> Result<usize, Misfit> {
         let start = page.add_heap_item(offset.into(), HEADER_BYTES + data_len)?;
-        page.put_u32(start, self.xmin)?;
-        page.put_u32(start + 4, self.xmax)?;
-        page.put_u32(start + 8, self.header.cid)?;
-        page.put(start + 12, &self.ctid.to_bytes())?;
-        page.put_u16(start + 18, self.header.infomask2)?;
-        page.put_u16(start + 20, self.header.infomask & !COMBOCID)?;
-        page.put(start + 22, &[self.header.header_len])?;
+        let header: &mut [u8; HEADER_BYTES] = page.array_mut(start)?;
+        header[..4].copy_from_slice(&self.xmin.to_le_bytes());
+        header[4..8].copy_from_slice(&self.xmax.to_le_bytes());
+        header[8..12].copy_from_slice(&self.header.cid.to_le_bytes());
+        header[12..18].copy_from_slice(&self.ctid.to_bytes());
+        header[18..20].copy_from_slice(&self.header.infomask2.to_le_bytes());
+        header[20..22].copy_from_slice(&(self.header.infomask & !COMBOCID).to_le_bytes());
+        header[22] = self.header.header_len;
         Ok(start + HEADER_BYTES)
     }
 }

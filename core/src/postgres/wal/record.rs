@@ -28,6 +28,9 @@ const BLOCK_SAME_RELATION: u8 = 0x80;
 pub struct Layout {
     blocks: [BlockLayout; BLOCKS_MAX],
     block_count: usize,
+    /// Where the data of the first block begin, or the main data without any: what the sub-headers describe.
+    payload_start: u32,
+    /// Where the main data begin, counted from there.
     main_start: u32,
     origin: Option<u16>,
     toplevel_xid: Option<u32>,
@@ -39,9 +42,15 @@ struct BlockLayout {
     flags: u8,
     tag: BlockTag,
     image: Option<ImageLayout>,
+    /// Counted from the payload's start; the block's data follow its image.
     image_start: u32,
-    data_start: u32,
     data_len: u16,
+}
+
+impl BlockLayout {
+    fn image_len(&self) -> u32 {
+        self.image.map_or(0, |image| image.len.into())
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -63,7 +72,6 @@ const EMPTY_BLOCK: BlockLayout = BlockLayout {
     },
     image: None,
     image_start: 0,
-    data_start: 0,
     data_len: 0,
 };
 
@@ -79,6 +87,7 @@ impl Layout {
         Layout {
             blocks: [EMPTY_BLOCK; BLOCKS_MAX],
             block_count: 0,
+            payload_start: 0,
             main_start: 0,
             origin: None,
             toplevel_xid: None,
@@ -92,78 +101,74 @@ impl Layout {
         self.toplevel_xid = None;
         let mut reader = Reader::new(bytes);
         reader.skip(RECORD_HEADER_BYTES)?;
-        let mut relation = None;
-        let mut announced = 0;
-        while reader.len() > announced {
+        // What the blocks' sub-headers announce, and the main data's.
+        let (mut announced, mut main_len) = (0u32, 0);
+        while reader.len() > announced as usize {
             match reader.u8()? {
                 ID_SHORT_DATA => {
-                    announced += usize::from(reader.u8()?);
+                    main_len = u32::from(reader.u8()?);
                     break;
                 }
                 ID_LONG_DATA => {
-                    announced = announced.saturating_add(reader.u32()? as usize);
+                    main_len = reader.u32()?;
                     break;
                 }
                 ID_ORIGIN => self.origin = Some(reader.u16()?),
                 ID_TOPLEVEL_XID => self.toplevel_xid = Some(reader.u32()?),
                 id if usize::from(id) < BLOCKS_MAX => {
-                    let block = parse_block(id, &mut reader, &mut relation, version)?;
-                    if self.blocks[..self.block_count].last().is_some_and(|last| last.id >= id) {
+                    let (before, rest) = self.blocks.split_at_mut(self.block_count);
+                    let last = before.last();
+                    if last.is_some_and(|last| last.id >= id) {
                         return Err(Misfit::new("ascending block ids", id.into()));
                     }
-                    announced += usize::from(block.data_len)
-                        + block.image.map_or(0, |image| usize::from(image.len));
-                    self.blocks[self.block_count] = block;
+                    let block = &mut rest[0];
+                    parse_block(block, id, last, &mut reader, version)?;
+                    block.image_start = announced;
+                    announced += block.image_len() + u32::from(block.data_len);
                     self.block_count += 1;
                 }
                 id => return Err(Misfit::new("a known sub-header id", id.into())),
             }
         }
-        if reader.len() != announced {
-            return Err(Misfit::new(
-                "as much data as the sub-headers announce",
-                reader.len() as u64,
-            ));
+        let rest = reader.len();
+        if rest as u64 != u64::from(announced) + u64::from(main_len) {
+            return Err(Misfit::new("as much data as the sub-headers announce", rest as u64));
         }
-        let mut position = (bytes.len() - announced) as u32;
-        for block in &mut self.blocks[..self.block_count] {
-            block.image_start = position;
-            block.data_start = position + block.image.map_or(0, |image| u32::from(image.len));
-            position = block.data_start + u32::from(block.data_len);
-        }
-        self.main_start = position;
+        self.payload_start = (bytes.len() - rest) as u32;
+        self.main_start = announced;
         Ok(())
     }
 }
 
+/// Parses a block's sub-header after its id; `last` is the block before it.
+#[inline]
 fn parse_block(
+    block: &mut BlockLayout,
     id: u8,
+    last: Option<&BlockLayout>,
     reader: &mut Reader<'_>,
-    relation: &mut Option<RelationId>,
     version: WalVersion,
-) -> Result<BlockLayout, Misfit> {
-    let flags = reader.u8()?;
-    let data_len = reader.u16()?;
+) -> Result<(), Misfit> {
+    let [flags, len_0, len_1] = reader.array()?;
+    let data_len = u16::from_le_bytes([len_0, len_1]);
     if (data_len != 0) != (flags & BLOCK_HAS_DATA != 0) {
         return Err(Misfit::new("block data exactly when its flag says so", data_len.into()));
     }
     let fork = Fork::from_number(flags & BLOCK_FORK_MASK)
         .ok_or(Misfit::new("fork 0 to 3", (flags & BLOCK_FORK_MASK).into()))?;
-    let image = match flags & BLOCK_HAS_IMAGE {
+    block.image = match flags & BLOCK_HAS_IMAGE {
         0 => None,
         _ => Some(parse_image(reader, version)?),
     };
     let relation = if flags & BLOCK_SAME_RELATION == 0 {
-        *relation.insert(RelationId {
-            tablespace: reader.u32()?,
-            database: reader.u32()?,
-            number: reader.u32()?,
-        })
+        let mut numbers = Reader::new(reader.take(12)?);
+        RelationId { tablespace: numbers.u32()?, database: numbers.u32()?, number: numbers.u32()? }
     } else {
-        relation.ok_or(Misfit::new("a relation in the first block reference", id.into()))?
+        last.ok_or(Misfit::new("a relation in the first block reference", id.into()))?.tag.relation
     };
-    let tag = BlockTag { relation, fork, block: reader.u32()? };
-    Ok(BlockLayout { id, flags, tag, image, image_start: 0, data_start: 0, data_len })
+    block.tag = BlockTag { relation, fork, block: reader.u32()? };
+    (block.id, block.flags, block.data_len) = (id, flags, data_len);
+    Ok(())
 }
 
 fn parse_image(reader: &mut Reader<'_>, version: WalVersion) -> Result<ImageLayout, Misfit> {
@@ -285,9 +290,15 @@ impl<'a> Record<'a> {
         self.bytes[17]
     }
 
+    /// What the sub-headers describe: images and data of the blocks, main data.
+    #[inline]
+    fn payload(&self) -> &'a [u8] {
+        &self.bytes[self.layout.payload_start as usize..]
+    }
+
     /// Data that belongs to no block.
     pub fn main(&self) -> &'a [u8] {
-        &self.bytes[self.layout.main_start as usize..]
+        &self.payload()[self.layout.main_start as usize..]
     }
 
     /// Replication origin.
@@ -302,10 +313,10 @@ impl<'a> Record<'a> {
 
     /// The block references, ids ascending.
     pub fn blocks(&self) -> impl ExactSizeIterator<Item = Block<'a>> + use<'a> {
-        let bytes = self.bytes;
+        let payload = self.payload();
         self.layout.blocks[..self.layout.block_count]
             .iter()
-            .map(move |block| Block { block, bytes })
+            .map(move |block| Block { block, payload })
     }
 
     /// The block reference with this id.
@@ -314,7 +325,7 @@ impl<'a> Record<'a> {
         self.layout.blocks[..self.layout.block_count]
             .iter()
             .find(|block| block.id == id)
-            .map(|block| Block { block, bytes: self.bytes })
+            .map(|block| Block { block, payload: self.payload() })
     }
 
     /// The block that reference `id` names, or a misfit that says it must exist.
@@ -327,7 +338,7 @@ impl<'a> Record<'a> {
 #[derive(Debug, Clone, Copy)]
 pub struct Block<'a> {
     block: &'a BlockLayout,
-    bytes: &'a [u8],
+    payload: &'a [u8],
 }
 
 impl<'a> Block<'a> {
@@ -353,15 +364,15 @@ impl<'a> Block<'a> {
 
     /// The block's own data.
     pub fn data(&self) -> &'a [u8] {
-        let start = self.block.data_start as usize;
-        &self.bytes[start..start + usize::from(self.block.data_len)]
+        let start = (self.block.image_start + self.block.image_len()) as usize;
+        &self.payload[start..start + usize::from(self.block.data_len)]
     }
 
     /// The page image, whether it is to be restored or only to be compared.
     pub fn image(&self) -> Option<Image<'a>> {
         let start = self.block.image_start as usize;
         self.block.image.map(|image| Image {
-            bytes: &self.bytes[start..start + usize::from(image.len)],
+            bytes: &self.payload[start..start + usize::from(image.len)],
             hole_offset: image.hole_offset,
             hole_len: image.hole_len,
             compression: image.compression,
