@@ -9,7 +9,7 @@ use cap::Cap;
 use firn_core::postgres::bytes::Reader;
 use firn_core::postgres::page::PageBytes;
 use firn_core::postgres::redo::{Redo, Settings, effects};
-use firn_core::postgres::wal::{Decoder, Layout, Record, WalVersion};
+use firn_core::postgres::wal::{Decoder, Layout, Record, RecordQueue, WalVersion};
 use firn_core::types::Lsn;
 use firn_tests::recordings::unpacked;
 
@@ -50,6 +50,23 @@ fn decoding_and_redo_allocate_nothing_per_record() {
         decoder.restart(start);
         assert_eq!(decode(&mut decoder), records);
     });
+    let mut queue = RecordQueue::new(32);
+    let mut decode_ahead = |decoder: &mut Decoder| {
+        decoder.restart(start);
+        let (mut input, mut records) = (wal, 0u64);
+        loop {
+            while queue.decode(decoder, &mut input).unwrap().is_some() {}
+            if queue.is_empty() {
+                return records;
+            }
+            queue.pop();
+            records += 1;
+        }
+    };
+    // So does the one of each place in the queue.
+    let ahead = decode_ahead(&mut decoder);
+    assert!(ahead == records && ahead % 32 != 0, "{ahead} of {records} records");
+    without_allocating(|| assert_eq!(decode_ahead(&mut decoder), ahead));
 
     let samples = golden("redo-samples/18.zst");
     let mut reader = Reader::new(&samples);

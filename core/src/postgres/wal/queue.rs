@@ -66,8 +66,9 @@ impl<'i> RecordQueue<'i> {
     #[inline]
     pub fn pop(&mut self) {
         if self.len > 0 {
-            self.first = self.index(1);
             self.len -= 1;
+            // An empty queue begins with its first slot again: WAL that is read once more finds the buffers it needs.
+            self.first = if self.len == 0 { 0 } else { self.index(1) };
         }
     }
 
