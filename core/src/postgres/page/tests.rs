@@ -134,3 +134,81 @@ proptest! {
         }
     }
 }
+
+/// What a line pointer of a page to be compacted is.
+#[derive(Debug, Clone, Copy)]
+enum Line {
+    /// With a tuple: its length, its place among the tuples, and how many free 8 bytes are above it.
+    Tuple {
+        len: usize,
+        rank: u8,
+        gap: usize,
+    },
+    Other(LinePointer),
+}
+
+fn line() -> impl Strategy<Value = Line> {
+    let tuple = (1usize..100, any::<u8>(), prop_oneof![4 => Just(0usize), 1 => 1usize..5]);
+    let other = [LinePointer::NONE, LinePointer::dead(), LinePointer::redirect(3)];
+    prop_oneof![
+        3 => tuple.prop_map(|(len, rank, gap)| Line::Tuple { len, rank, gap }),
+        1 => proptest::sample::select(other.to_vec()).prop_map(Line::Other),
+    ]
+}
+
+/// A page with these lines; their tuples lie in the order of the lines, or of their ranks.
+fn page_of(lines: &[Line], ranked: bool) -> PageBytes {
+    let mut bytes = [0; PAGE_BYTES];
+    let mut page = Page::new(&mut bytes);
+    page.init(16);
+    page.set_lower(HEADER_BYTES + 4 * lines.len());
+    let mut order: Vec<usize> = (0..lines.len()).collect();
+    if ranked {
+        order.sort_by_key(|&index| match lines[index] {
+            Line::Tuple { rank, .. } => rank,
+            Line::Other(_) => 0,
+        });
+    }
+    for index in order {
+        let pointer = match lines[index] {
+            Line::Other(pointer) => pointer,
+            Line::Tuple { len, gap, .. } => {
+                let start = page.upper() - len.next_multiple_of(8) - 8 * gap;
+                page.put(start, &vec![index as u8 + 1; len.next_multiple_of(8)]).unwrap();
+                page.set_upper(start);
+                LinePointer::normal(start, len)
+            }
+        };
+        page.set_pointer(index + 1, pointer).unwrap();
+    }
+    bytes
+}
+
+proptest! {
+    #[test]
+    fn compaction_lays_tuples_out_in_the_order_of_their_lines(
+        lines in proptest::collection::vec(line(), 1..60),
+        ranked in any::<bool>(),
+    ) {
+        let mut bytes = page_of(&lines, ranked);
+        let mut page = Page::new(&mut bytes);
+        page.repair_fragmentation().unwrap();
+        let mut upper = page.special();
+        for (index, line) in lines.iter().enumerate().take(page.max_offset()) {
+            let expected = match *line {
+                Line::Other(pointer) => pointer,
+                Line::Tuple { len, .. } => {
+                    let end = upper;
+                    upper -= len.next_multiple_of(8);
+                    let tuple = page.slice(upper, end - upper).unwrap();
+                    prop_assert!(tuple.iter().all(|&byte| byte == index as u8 + 1), "tuple {index}");
+                    LinePointer::normal(upper, len)
+                }
+            };
+            prop_assert_eq!(page.pointer(index + 1), Ok(expected));
+        }
+        prop_assert_eq!(page.upper(), upper);
+        let cut = lines[page.max_offset()..].iter();
+        prop_assert!(cut.into_iter().all(|line| matches!(line, Line::Other(LinePointer::NONE))));
+    }
+}
