@@ -149,11 +149,10 @@ impl Page<'_> {
     /// Where the line pointer at `offset` (1-based) lies.
     #[inline]
     fn slot(&self, offset: usize) -> Result<usize, Misfit> {
-        let end = HEADER_BYTES + offset * POINTER_BYTES;
-        if offset == 0 || end > self.lower() {
+        if offset == 0 || offset > self.max_offset() {
             return Err(Misfit::new("a line pointer of the page", offset as u64));
         }
-        Ok(end - POINTER_BYTES)
+        Ok(HEADER_BYTES + (offset - 1) * POINTER_BYTES)
     }
 
     /// The line pointer at `offset` (1-based).

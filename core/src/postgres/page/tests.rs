@@ -98,6 +98,18 @@ fn unused_pointers_are_cut_off_the_end() {
     assert_eq!((page.max_offset(), page.upper(), page.flags()), (0, 8176, 0));
 }
 
+#[test]
+fn offsets_outside_the_page_have_no_line_pointer() {
+    let mut bytes = page_with(&[16, 16, 16]);
+    let mut page = Page::new(&mut bytes);
+    // The last is what a record gives that names the line pointer before the first.
+    for offset in [0, 4, 1 << 20, usize::MAX] {
+        assert!(page.pointer(offset).is_err(), "{offset}");
+        assert!(page.normal_item(offset, 1).is_err(), "{offset}");
+        assert!(page.set_pointer(offset, LinePointer::NONE).is_err(), "{offset}");
+    }
+}
+
 proptest! {
     #[test]
     fn nothing_panics_on_any_page(
