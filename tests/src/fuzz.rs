@@ -1,8 +1,10 @@
 //! Fuzzing: inputs made from recorded ones by seeded mutation, for as long as there is time.
 //!
 //! Everything follows from one seed per input, which a failure prints with the line that replays it. `FIRN_FUZZ_MINUTES`
-//! is the time of all targets together; without it each runs [`SHORT`].
+//! is the time of all targets together, spent on inputs that no run before had. Without it each runs [`SHORT`] and takes
+//! the same inputs every time: an ordinary run tells what a change broke, not what nobody had found yet.
 
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::Duration;
 
 use firn_tools::clock::now;
@@ -25,10 +27,10 @@ pub fn fuzz(name: &str, seeds: &[Vec<u8>], mut target: impl FnMut(&[u8], &mut Ra
     if let Some(seed) = number("FIRN_FUZZ_SEED") {
         return one(seeds, seed, &mut target);
     }
-    let limit = number("FIRN_FUZZ_MINUTES")
-        .map_or(SHORT, |minutes| Duration::from_secs(minutes * 60) / TARGETS);
-    // Another part of the input space in every run; a failure prints its own seed.
-    let base = u64::from(std::process::id()) << 40;
+    let (limit, base) = match number("FIRN_FUZZ_MINUTES") {
+        Some(minutes) => (Duration::from_secs(minutes * 60) / TARGETS, unused_base()),
+        None => (SHORT, 0),
+    };
     let start = now();
     let mut count = 0;
     while start.elapsed() < limit {
@@ -39,6 +41,12 @@ pub fn fuzz(name: &str, seeds: &[Vec<u8>], mut target: impl FnMut(&[u8], &mut Ra
         count += 1;
     }
     println!("{name}: {count} inputs");
+}
+
+/// The first seed of a part of the input space that hardly another run looks at.
+fn unused_base() -> u64 {
+    // The standard library's source of randomness for hash tables. Halved, so that counting on does not overflow.
+    RandomState::new().build_hasher().finish() >> 1
 }
 
 /// Says how to replay an input when it is dropped by a panic.

@@ -305,6 +305,7 @@ fn encode_timeline(key: TimelineKey, timeline: &Timeline, writer: &mut Writer<'_
     for (range, place) in timeline.wal.iter() {
         writer.u64(range.start.0);
         writer.u64(range.end.0);
+        assert!(place.can_hold(range.start, range.end), "{range:?} is not in {place:?}");
         place.encode(writer);
     }
     for edit in &timeline.layer_edits {
@@ -356,7 +357,11 @@ fn decode_timeline(body: &mut Reader<'_>) -> Result<(TimelineKey, Timeline), For
         if begin >= end {
             return Err(lists.invalid("range"));
         }
-        wal.insert(begin..end, WalPlace::decode(&mut lists)?);
+        let place = WalPlace::decode(&mut lists)?;
+        if !place.can_hold(begin, end) {
+            return Err(lists.invalid("piece"));
+        }
+        wal.insert(begin..end, place);
     }
     let mut layer_edits = Vec::new();
     for _ in 0..edits {

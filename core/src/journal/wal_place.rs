@@ -43,6 +43,14 @@ pub enum WalPlace {
 impl WalPlace {
     pub(super) const ENCODED_BYTES: usize = 32;
 
+    /// Whether WAL from `begin` to `end` can lie here: bytes of a piece are found by their distance from its beginning.
+    pub(super) fn can_hold(&self, begin: Lsn, end: Lsn) -> bool {
+        match self {
+            WalPlace::Ring(_) => true,
+            WalPlace::File(piece) => piece.begin <= begin && end <= piece.end,
+        }
+    }
+
     pub(super) fn encode(&self, writer: &mut Writer<'_>) {
         let end = writer.at() + Self::ENCODED_BYTES;
         match self {

@@ -130,6 +130,23 @@ fn torn_or_rotten_is_not_a_snapshot() {
 }
 
 #[test]
+fn a_range_outside_its_piece_is_refused() {
+    let (bytes, _) = encode(head(), &state());
+    // Begin and end of the range in the raw file, then its place: kind, timeline, begin and end of the piece.
+    let numbers = [0x1000u64, 0x1010, 1 | 1 << 32, 0x1000, 0x1010];
+    let numbers = numbers.map(u64::to_le_bytes).concat();
+    let at = bytes.windows(numbers.len()).position(|window| window == numbers).unwrap();
+    for (field, value) in [(0, 0xFF8u64), (8, 0x1011), (24, 0x1008), (32, 0x1008)] {
+        let mut bad = bytes.clone();
+        bad[at + field..at + field + 8].copy_from_slice(&value.to_le_bytes());
+        let crc = file_crc(&bad);
+        bad[12..16].copy_from_slice(&crc.to_le_bytes());
+        let error = Snapshot::decode(&bad).unwrap_err().to_string();
+        assert!(error.contains("piece"), "{error}");
+    }
+}
+
+#[test]
 fn hostile_bytes_with_a_right_crc_are_errors_at_worst() {
     let (bytes, _) = encode(head(), &state());
     for at in (16..HEADER_BYTES).chain(BLOCK_BYTES..BLOCK_BYTES + 500) {
