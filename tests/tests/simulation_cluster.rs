@@ -45,7 +45,7 @@ const MARKS: [&str; 38] = [
     "timeline.reseeded",
 ];
 
-/// What a batch of at least [`SEEDS_FOR_RARE_MARKS`] must have met too: about one seed in 300 does.
+/// What a batch of at least [`SEEDS_FOR_RARE_MARKS`] must have met too: about one seed in 150 does.
 const RARE_MARKS: [&str; 1] = ["timeline.reseed_refused"];
 
 /// See [`RARE_MARKS`].

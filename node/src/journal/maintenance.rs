@@ -72,9 +72,7 @@ pub(super) async fn maintain(shared: Rc<Shared>) {
                         "journal cannot free space: {reason}"
                     );
                 }
-                let retry = std::pin::pin!(shared.runtime.sleep(RETRY_AFTER));
-                let woken = std::pin::pin!(woken);
-                if let Either::Left(_) = select(woken, retry).await {
+                if shared.runtime.within(RETRY_AFTER, woken).await.is_some() {
                     // Something changed; but a full disk is not asked more often than this.
                     shared.runtime.sleep(RETRY_AFTER / 20).await;
                 }

@@ -152,15 +152,16 @@ pub(super) struct NewTuple {
 impl NewTuple {
     /// Makes room for a tuple of `data_len` bytes after the fixed header, writes that header; where the data belong.
     pub fn add(&self, page: &mut Page<'_>, offset: u16, data_len: usize) -> Result<usize, Misfit> {
-        let start = page.add_heap_item(offset.into(), HEADER_BYTES + data_len)?;
-        let header: &mut [u8; HEADER_BYTES] = page.array_mut(start)?;
-        header[..4].copy_from_slice(&self.xmin.to_le_bytes());
-        header[4..8].copy_from_slice(&self.xmax.to_le_bytes());
-        header[8..12].copy_from_slice(&self.header.cid.to_le_bytes());
-        header[12..18].copy_from_slice(&self.ctid.to_bytes());
-        header[18..20].copy_from_slice(&self.header.infomask2.to_le_bytes());
-        header[20..22].copy_from_slice(&(self.header.infomask & !COMBOCID).to_le_bytes());
-        header[22] = self.header.header_len;
+        let len = HEADER_BYTES + data_len;
+        let start = page.add_heap_item(offset.into(), len)?;
+        let mut tuple = HeapTuple { start, len, header: page.array_mut(start)? };
+        tuple.set_xmin(self.xmin);
+        tuple.set_xmax(self.xmax);
+        tuple.set_infomask(self.header.infomask);
+        tuple.set_cid(self.header.cid);
+        tuple.set_ctid(self.ctid);
+        tuple.set_infomask2(self.header.infomask2);
+        tuple.put(22, [self.header.header_len]);
         Ok(start + HEADER_BYTES)
     }
 }

@@ -11,7 +11,7 @@ use firn_core::consensus::postgres_history::PostgresSwitch;
 use firn_core::types::{Lsn, PostgresTimeline, Term};
 use firn_core::wire::postgres::message::Encode;
 use firn_core::wire::postgres::replication::{FromServer, POSTGRES_EPOCH_UNIX_US};
-use futures_util::future::{Either, select};
+use futures_util::future::select;
 
 use super::pages::foreign_page;
 use super::{End, PAGE_BYTES, Signals};
@@ -90,8 +90,7 @@ impl Sender<'_> {
             }
             let (changed, signalled) = (std::pin::pin!(changed), std::pin::pin!(signalled));
             let wake = select(changed, signalled);
-            let timer = std::pin::pin!(self.shard.runtime().sleep(KEEPALIVE_INTERVAL));
-            if let Either::Right(_) = select(wake, timer).await {
+            if self.shard.runtime().within(KEEPALIVE_INTERVAL, wake).await.is_none() {
                 if let Some(end) = self.caught_up(position, available.end) {
                     return Ok(end);
                 }

@@ -15,9 +15,9 @@ pub const TAR_ENDINGS: [&str; 4] = ["tar", "tar.gz", "tar.zst", "tar.lz4"];
 /// A base backup, or one of its tablespaces.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Base {
-    /// What `pg_basebackup -Fp` made.
+    /// What `pg_basebackup -Fp` made, or a directory that it links.
     Directory(PathBuf),
-    /// The main file of those that `pg_basebackup -Ft` made.
+    /// One of the files that `pg_basebackup -Ft` made: the main one, or a tablespace's.
     Tar(PathBuf),
 }
 
